@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 from scipy import stats
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 TEST_IMAGES = 10_000  # of CIFAR-10
 SIGNIFICANCE_LEVEL = 0.05
@@ -30,24 +30,28 @@ class Estimate:
     images: int
 
 
-def estimate(runs: pd.DataFrame, column: str, images: int) -> Estimate | None:
+def estimate(runs: pd.DataFrame, column: str, images: int, *, family: int = 1) -> Estimate | None:
     """Estimate an accuracy from a column of runs; None if no run has it. See `mean_accuracy`."""
     known = runs[runs[column].notna()]
     if not len(known):
         return None
-    return mean_accuracy([float(v) for v in known[column]], tuple(known["run_id"]), images)
+    return mean_accuracy([float(v) for v in known[column]], tuple(known["run_id"]), images, family=family)
 
 
-def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int) -> Estimate:
+def mean_accuracy(values: Sequence[float], run_ids: tuple[str, ...], images: int, *, family: int = 1) -> Estimate:
     """Estimate an accuracy from one value or more.
 
     The interval combines seed variance (Student's t over the runs; none for a single run) and sampling error of the
     images (Wilson, 1927; the runs share their images, so more runs do not reduce it). The half-widths of each side
     are added in squares (Zou & Donner, 2008).
+
+    Args:
+        family: number of intervals that shall all be right together with 95 %. For more than one the sampling error is
+            exact (Clopper & Pearson, 1934; Bonferroni), as Wilson's interval is too short that far out.
     """
     mean = statistics.fmean(values)
-    low, high = wilson(mean, images)
-    seeds = _half_width(values) if len(values) > 1 else 0.0
+    low, high = wilson(mean, images) if family == 1 else clopper_pearson(mean, images, family)
+    seeds = _half_width(values, family) if len(values) > 1 else 0.0
     return Estimate(
         mean,
         max(0.0, mean - math.hypot(mean - low, seeds)),
@@ -65,8 +69,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _half_width(values: Sequence[float]) -> float:
-    t = float(stdtrit(len(values) - 1, 0.975))  # quantile of Student's t
+def _half_width(values: Sequence[float], family: int = 1) -> float:
+    t = float(stdtrit(len(values) - 1, 1 - 0.025 / family))  # quantile of Student's t
     return t * statistics.stdev(values) / math.sqrt(len(values))
 
 
@@ -80,6 +84,14 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clopper_pearson(share: float, count: int, family: int) -> tuple[float, float]:
+    """The exact interval of a share of `count` independent cases, one of `family` that are right together with 95 %."""
+    right, wrong, outside = share * count, (1 - share) * count, 0.025 / family
+    low = float(betaincinv(right, wrong + 1, outside)) if right > 0 else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - outside)) if wrong > 0 else 1.0
+    return low, high
 
 
 def difference_interval(one: Estimate, other: Estimate) -> tuple[float, float]:

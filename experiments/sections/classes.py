@@ -52,7 +52,8 @@ class ClassAccuracy:
     """Accuracy within one class, as means over runs.
 
     Attributes:
-        interval: accuracy that is shown, with its 95 % interval over the images of the class.
+        interval: accuracy that is shown, with its interval over the images of the class. The intervals of all classes
+            are right together with 95 %, as the weakest and the strongest class are picked from them.
         group: group of classes that the data set puts the class in; empty if none.
     """
 
@@ -159,8 +160,9 @@ def class_accuracies(
         name = names.get(key, key)
         columns = {"validation": f"metrics.val_class/{key}", "test": f"metrics.test_class/{key}"}
         validation, test = (means.get(column) for column in columns.values())
-        images = counts.get(name) if confusion and confusion.split == ("validation" if test is None else "test") else 0
-        interval = estimate(subject, columns[confusion.split], images) if confusion and images else None
+        interval = None
+        if confusion and confusion.split == ("validation" if test is None else "test") and (images := counts.get(name)):
+            interval = estimate(subject, columns[confusion.split], images, family=len(counts))
         rows.append(ClassAccuracy(name, validation, test, interval, data_set.group_of(name) or ""))
     return tuple(sorted(rows, key=lambda row: (row.shown, row.name)))
 
@@ -208,7 +210,8 @@ def section(facts: Facts) -> Section:
         figure = _class_figure(found, found.rows[:_MOST_SHOWN], facts.bar)
         blocks = [Figure("classes", "Accuracy by class", _class_caption(found, facts.bar), figure)]
         seeds = ", joined with the spread over seeds" if len(found.run_ids) > 1 else ""
-        text = f"Intervals are for the {found.split} images (Wilson, 1927{seeds}); classes from the weakest on."
+        text = f"Intervals are for the {found.split} images; those of all {len(found.rows)} classes are right together "
+        text += f"with 95 % (Clopper & Pearson, 1934; Bonferroni{seeds}). Classes are sorted from the weakest on."
         blocks += [_table(found), CitedText(text), *balanced_sentence(facts.study, found.split)]
     learning: tuple[CitedText, ...] = ()
     if found.confusion:

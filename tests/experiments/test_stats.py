@@ -12,6 +12,7 @@ from experiments.stats import (
     EXACT_BELOW,
     Estimate,
     against_published,
+    clopper_pearson,
     difference_interval,
     estimate,
     holm,
@@ -50,6 +51,13 @@ def test_interval_of_a_mean_is_that_of_scipy(values: list[float]) -> None:
 def test_interval_of_a_single_value_is_endless_and_of_equal_ones_a_point() -> None:
     assert mean_interval([0.5]) == (-math.inf, math.inf)
     assert mean_interval([0.25, 0.25]) == (0.25, 0.25)
+
+
+def test_clopper_and_pearson_agree_with_published_values() -> None:
+    assert clopper_pearson(0.1, 20, 1) == pytest.approx((0.0123, 0.3170), abs=1e-4)
+    assert clopper_pearson(0.0, 20, 1) == pytest.approx((0.0, 0.1684), abs=1e-4)
+    assert clopper_pearson(1.0, 20, 1) == pytest.approx((0.8316, 1.0), abs=1e-4)
+    assert clopper_pearson(0.1, 20, 5) == pytest.approx((0.0053, 0.3871), abs=1e-4), "at 99 %"
 
 
 def test_wilson_agrees_with_published_values() -> None:

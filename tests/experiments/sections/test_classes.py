@@ -11,7 +11,7 @@ from experiments.pages.blocks import Figure, Missing, Table
 from experiments.pages.text import CitedText
 from experiments.sections import classes
 from experiments.sections.classes import ClassAccuracy, ClassResults, Confusion, section
-from experiments.stats import Estimate, mean_accuracy, wilson
+from experiments.stats import Estimate, clopper_pearson, mean_accuracy
 from tests.experiments.support import figures, known, with_artifacts, with_study
 
 
@@ -43,13 +43,13 @@ def test_the_weakest_pair_counts_both_directions() -> None:
     assert classes.weakest_pair(perfect).text == "No image of the test set is taken for another class."
 
 
-def test_a_class_of_one_run_has_the_wilson_interval_of_its_images(demo: Facts) -> None:
+def test_a_class_of_one_run_has_the_exact_interval_of_its_images(demo: Facts) -> None:
     confusion = known(classes.confusion_of(demo.study))
     champion = demo.study.champion
     one, both = (classes.class_accuracies(runs, runs, confusion, CIFAR10)[0] for runs in (champion.head(1), champion))
     assert one.name == both.name == "cat"
     interval = known(one.interval)
-    assert (interval.low, interval.high) == pytest.approx(wilson(known(one.test), 1000))
+    assert (interval.low, interval.high) == pytest.approx(clopper_pearson(known(one.test), 1000, 10))
     assert known(both.interval).low < interval.low  # seed variance widens the interval
     assert all(row.interval is None for row in classes.class_accuracies(champion, champion, None, CIFAR10))
 
@@ -132,6 +132,26 @@ def test_classes_are_even_or_uneven_only_beyond_chance(
     (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
     assert sentence.text.startswith(f"Classes are {words} on the test images: cat ({100 * weakest:.1f} %) lies ")
     assert (" points (95 % interval " in sentence.text) == words.startswith("not known")
+
+
+@pytest.mark.parametrize(
+    ("count", "images", "accuracy"), [(10, 1000, 0.92), (30, 50, 0.85), (100, 100, 0.8), (300, 10, 0.8)]
+)
+def test_classes_that_differ_by_chance_are_not_called_uneven_and_none_misses_the_bar(
+    demo: Facts, found: ClassResults, count: int, images: int, accuracy: float
+) -> None:
+    draw = np.random.default_rng(count)
+    said = []
+    for _ in range(100):
+        shares = sorted(draw.binomial(images, accuracy, size=count) / images)
+        rows = [
+            ClassAccuracy(str(n), None, share, mean_accuracy([share], ("r",), images, family=count))
+            for n, share in enumerate(shares)
+        ]
+        again, bar = replace(found, rows=tuple(rows)), replace(demo.bar, target=accuracy - 0.001)
+        (evenness,), (weakest,) = classes.evenness(again), classes.weakest_class(again, bar)
+        said.append(evenness.text.startswith("Classes are uneven") or "misses the bar" in weakest.text)
+    assert sum(said) <= 5
 
 
 def test_names_that_are_numbers_are_names_in_the_figures(demo: Facts) -> None:
