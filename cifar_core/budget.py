@@ -34,29 +34,38 @@ class Budget:
         Raises:
             UserError: the budget does not cover two steps.
         """
+        affordable = self._affordable(recipe, data_set)
+        if (steps := self.steps(recipe, train_images, data_set)) < 2:
+            epochs = f"{self.max_epochs:g} epochs over {train_images:,} images"
+            budget = epochs if self.flops is None or steps < affordable else f"{self.flops:.3g} FLOPs"
+            raise UserError(
+                f"a budget must cover two training steps, but {budget} cover {steps:.2f} of {recipe.model} at batch "
+                f"size {recipe.batch_size}"
+            )
         if self.flops is None:
             return replace(recipe, epochs=float(self.max_epochs))
-        if (steps := self.steps(recipe, data_set)) < 2:
-            raise UserError(
-                f"a budget must cover two training steps, but {self.flops:.3g} FLOPs cover {steps:.2f} of "
-                f"{recipe.model} at batch size {recipe.batch_size}"
-            )
-        return replace(recipe, epochs=min(int(steps) * recipe.batch_size / train_images, float(self.max_epochs)))
+        return replace(recipe, epochs=min(int(affordable) * recipe.batch_size / train_images, float(self.max_epochs)))
 
-    def steps(self, recipe: Recipe, data_set: DataSet) -> float:
-        """Return the number of training steps that the budget covers; infinity if it is a number of epochs."""
+    def steps(self, recipe: Recipe, train_images: int, data_set: DataSet) -> float:
+        """Return the number of training steps that the budget covers on `train_images` images."""
+        return min(self._affordable(recipe, data_set), self.max_epochs * train_images / recipe.batch_size)
+
+    def _affordable(self, recipe: Recipe, data_set: DataSet) -> float:
+        """Return the number of training steps that the FLOPs of the budget cover."""
         return math.inf if self.flops is None else self.flops / step_flops(recipe, data_set)
 
     def narrow(self, recipe: Recipe, data_set: DataSet) -> Recipe:
         """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps.
 
+        Where its cap in epochs covers fewer, only the batch is halved.
+
         Raises:
             RecipeError: the batch must be smaller, but the rate is to be found by a range test.
         """
         narrow = recipe
-        while self.steps(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
+        while self._affordable(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
             narrow = replace(narrow, width=narrow.width / 2)
-        while self.steps(narrow, data_set) < 2 and narrow.batch_size > 2:
+        while self.steps(narrow, data_set.train_images, data_set) < 2 and narrow.batch_size > 2:
             narrow = _at_batch_size(narrow, max(2, narrow.batch_size // 2))
         return narrow
 

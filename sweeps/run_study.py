@@ -22,6 +22,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.data.own_images import prepare
 from cifar_core.data.picture_cache import CachedPictures
 from cifar_core.data.source import DataSource
+from cifar_core.errors import UserError
 from cifar_core.evaluation.pictures import samples as draw_samples
 from cifar_core.hardware import set_up_cpu
 from cifar_core.machine import usable_cores
@@ -69,6 +70,7 @@ from sweeps.tracking.views import UI_PORT, study_path
 from sweeps.words import counted, percent, with_tta
 
 _FEW_IMAGES = 10_000  # to train on; with fewer, an adapted network was the better one (docs/labels.md)
+_LEAST_IMAGES = 4  # of two steps
 _ADAPT_TOO = (
     f"a pretrained network is usually better with fewer than {_FEW_IMAGES:,} pictures to train on: --adapt adapts one "
     "after this sweep, --adapt-only in its place"
@@ -360,6 +362,9 @@ def _samples(data: DataSource) -> bytes:
 def _plan(options: argparse.Namespace, study: str, data_set: DataSet, engine: Engine, space: SearchSpace) -> Plan:
     device = engine.hardware.device.type
     preset = choose_preset(options, device).fitted(data_set)
+    if options.epochs is not None and (images := options.epochs * data_set.train_images) < _LEAST_IMAGES:
+        share = f"{options.epochs:g} of {data_set.train_images:,} images are {images:.2g}"
+        raise UserError(f"--epochs must cover two training steps of two images, but {share}")
     probe = Recipe(batch_size=64 if device == "cpu" else 1024)
     return Plan(
         study=study,

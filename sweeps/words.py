@@ -39,9 +39,10 @@ def best_trial(accuracy: float, trial: int, model: str) -> str:
 
 
 def narrowed(narrow: Recipe, recipe: Recipe) -> str:
-    """Return `width 0.5`, or `width 0.5 and batch size 64` where `narrow` has a smaller batch than `recipe` too."""
-    batch = "" if narrow.batch_size == recipe.batch_size else f" and batch size {narrow.batch_size}"
-    return f"width {narrow.width:g}{batch}"
+    """Return what `narrow` has less of than `recipe`: `width 0.5`, `batch size 64` or `width 0.5 and batch size 64`."""
+    width = [f"width {narrow.width:g}"] if narrow.width != recipe.width else []
+    batch = [f"batch size {narrow.batch_size}"] if narrow.batch_size != recipe.batch_size else []
+    return " and ".join(width + batch)
 
 
 def escape_markdown(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if
 
 # What people call the folders of splits, in any case.
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
-_OF_WINDOWS = ("Thumbs.db", "desktop.ini")  # which it puts into folders of pictures
+_OF_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # which Windows and macOS put among pictures
 _SHOWN = 3  # names in a message
 
 
@@ -100,7 +101,10 @@ def _from_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
             raise DataError(f"pictures must lie in the folder of their class, but {printable(each)} itself has {loose}")
     for each, split in places.items():
         for of_class in _folders(each):
-            yield from ((path, of_class.name, split) for path in files_in(of_class))
+            files = list(files_in(of_class))
+            if split == "train" and not files:
+                raise DataError(f"the folder of a class must have pictures, but {printable(of_class)} has none")
+            yield from ((path, of_class.name, split) for path in files)
 
 
 def _loose(folder: Path) -> str:
@@ -114,7 +118,7 @@ def _loose(folder: Path) -> str:
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, class, "train") of every line of a CSV file."""
     try:
-        reader = csv.DictReader(io.StringIO(decode_text(table.read_bytes()), newline=""))
+        reader = csv.DictReader(io.StringIO(decode_text(table.read_bytes()), newline=""), strict=True)
         rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
     except (ValueError, csv.Error) as error:
         raise DataError(f"{printable(table)}: this must be a CSV file, but: {error}") from error
@@ -123,8 +127,17 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
             f"{printable(table)}: its first line must name the columns path and label, separated by a comma, but lacks "
             f"{listed(missing)}"
         )
+    if twice := sorted(name for name, count in Counter(columns).items() if count > 1):
+        raise DataError(f"{printable(table)}: its columns must have different names, but got {listed(twice)} again")
+    if not rows:
+        raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
     seen: dict[str, int] = {}
     for line, row in rows:
+        if None in row:  # the key of surplus fields
+            raise DataError(
+                f"{printable(table)}: each line must have {len(columns)} fields as the first, those with a comma in "
+                f"quotes, but line {line} has more"
+            )
         place, label = (row["path"] or "").strip(), (row["label"] or "").strip()
         if not place or not label:
             raise DataError(f"{printable(table)}: each line must have a path and a label, but line {line} lacks one")
@@ -146,6 +159,10 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise DataError(f"--images must have {LAYOUTS}, but {printable(folder)} has no pictures in such places")
     if len(classes) == 1:
         raise DataError(f"--images must have at least two classes, but {printable(folder)} has only {classes[0]!r}")
+    if foreign := [name for name in classes if any("\ud800" <= letter <= "\udfff" for letter in name)]:
+        encoding = sys.getfilesystemencoding()
+        hint = "" if encoding == "utf-8" else "; with LC_ALL=C.UTF-8 they are read as UTF-8"
+        raise DataError(f"names of classes must be {encoding}, but got {listed(foreign)}{hint}")
     if bad := [name for name in classes if not is_class_name(name)]:
         raise DataError(f"{CLASS_RULE}, but got {listed(bad)}")
     folded = Counter(map(_folded, classes))
@@ -161,11 +178,12 @@ def _folded(name: str) -> str:
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in found if path.name not in _OF_SYSTEMS)
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, except hidden ones and those that Windows creates.
+    """Yield the files in a folder and its subfolders, except hidden ones and those that systems create.
 
     Raises:
         OSError: a folder cannot be read.
@@ -178,7 +196,7 @@ def files_in(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if not name.startswith(".") and name not in _OF_WINDOWS)
+        yield from (Path(place, name) for name in names if not name.startswith(".") and name not in _OF_SYSTEMS)
 
 
 def _raise(error: OSError) -> None:

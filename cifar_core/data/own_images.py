@@ -20,7 +20,14 @@ from cifar_core.data.decoding import Decoded, decode, status
 from cifar_core.data.duplicates import content_of
 from cifar_core.data.image_folder import SPLITS, Layout, find_pictures, listed
 from cifar_core.data.picture_cache import CachedPictures, find_cached, pictures_folder, store_pictures
-from cifar_core.data.picture_notes import copies_note, drawn_note, duplicates_note, found_notes, unreadable_note
+from cifar_core.data.picture_notes import (
+    copies_note,
+    drawn_note,
+    duplicates_note,
+    found_notes,
+    lacking_notes,
+    unreadable_note,
+)
 from cifar_core.data.splits import alternating, draw_splits, shares
 from cifar_core.files import write_atomically
 
@@ -127,6 +134,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     )
     notes = [
         *found_notes(data_set, decoded),
+        *lacking_notes(decoded, data_set.classes, splits),
         *left_out,
         *drawn_note(drawn),
         *duplicates_note(decoded, data_set.classes, contents, splits, source.notes_folder),

@@ -10,6 +10,7 @@ from cifar_core.data import DataError
 from cifar_core.data.data_set import DataSet
 from cifar_core.data.decoding import Decoded
 from cifar_core.data.duplicates import near_duplicates
+from cifar_core.data.image_folder import listed
 from cifar_core.data.splits import ENOUGH, LARGER_VAL_SHARE, VAL_SHARE
 from cifar_core.errors import printable
 from cifar_core.files import write_atomically
@@ -35,6 +36,16 @@ def found_notes(data_set: DataSet, decoded: Decoded) -> list[str]:
             f"classes are uneven, from {data_set.classes[few]!r} ({counts[few]:,}) to {data_set.classes[many]!r} "
             f"({counts[many]:,}): balanced accuracy is recorded beside accuracy"
         )
+    return lines
+
+
+def lacking_notes(decoded: Decoded, classes: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Return a line for each of val/ and test/ that lacks classes."""
+    lines = []
+    for name in ("val", "test"):
+        present = {picture.label for picture, split in zip(decoded.pictures, splits, strict=True) if split == name}
+        if lacking := [of_class for label, of_class in enumerate(classes) if label not in present]:
+            lines.append(f"{name}/ has no pictures of {listed(lacking)}, so it tells nothing of them")
     return lines
 
 

@@ -78,8 +78,8 @@ def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
     except OSError:
         return TestSetEvaluations(recorded=False)
     found = [evaluation for line in lines if (evaluation := parse_evaluation(line)) is not None]
-    of_study = sum(name == study for name, *_ in found)
-    return TestSetEvaluations(recorded, of_study, len(found), len(lines) - len(found))
+    keys = [key for name, key, _ in found if name == study]
+    return TestSetEvaluations(recorded, len(keys), len(found), len(lines) - len(found), len(keys) - len(set(keys)))
 
 
 def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -41,6 +41,7 @@ class TestSetEvaluations:
     study: int = 0  # evaluations of this study
     store: int = 0  # evaluations of all studies in the store
     unreadable: int = 0  # damaged lines, such as one that a crash cut short
+    again: int = 0  # evaluations of this study whose run was on record before
 
 
 @dataclass(frozen=True, slots=True)

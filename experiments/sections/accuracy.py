@@ -114,6 +114,8 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         text = f"{counted(tested, 'run')} used the test set, but this store has no record of its use."
         return CitedText(text, estimate_sources(facts.test))
     text = f"The sealed test set was used {times(used.study)} for this study"
+    if used.again:
+        text += f", {times(used.again)} of them for a network whose test had failed or been stopped"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
         text += "adapted networks and reproductions"

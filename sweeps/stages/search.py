@@ -159,7 +159,7 @@ class Search(Stage):
         if narrow is not recipe:
             self.sweep.console.say(
                 f"trial {trial.number}: {recipe.model} at {narrowed(narrow, recipe)}, because the budget covers "
-                f"fewer than two training steps at {recipe.width:g}"
+                "fewer than two training steps otherwise"
             )
         return scaled(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
 

@@ -63,7 +63,7 @@ def earlier_recipes(source: str, store: Store, plan: Plan) -> dict[str, Recipe]:
 def affordable(
     recipes: Mapping[str, Recipe], named: Sequence[str], budget: Budget, data_set: DataSet
 ) -> tuple[list[Recipe], list[str]]:
-    """Return the recipes, and a line for each whose width was reduced to the budget of a trial.
+    """Return the recipes, and a line for each whose width or batch was reduced to the budget of a trial.
 
     Args:
         named: names that the user gave one by one, not as a group; these recipes are not reduced.
@@ -77,9 +77,9 @@ def affordable(
         budget.apply(narrow, data_set.train_images, data_set)
         tried.append(narrow)
         if narrow is not recipe:
+            before, after = (budget.steps(each, data_set.train_images, data_set) for each in (recipe, narrow))
             notes.append(
-                f"{name} is tried at {narrowed(narrow, recipe)}: the budget of a trial covers "
-                f"{budget.steps(recipe, data_set):.3g} training steps at width {recipe.width:g}, but "
-                f"{budget.steps(narrow, data_set):.3g} at this one"
+                f"{name} is tried at {narrowed(narrow, recipe)}: there the budget of a trial covers {after:.3g} "
+                f"training steps, not {before:.3g}"
             )
     return tried, notes

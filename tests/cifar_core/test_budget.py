@@ -115,8 +115,20 @@ def test_a_recipe_is_narrowed_and_then_its_batch_until_the_budget_pays_for_two_s
         budget = Budget(flops=share * step_flops(wide, CIFAR10), max_epochs=1)
         narrow = budget.narrow(wide, CIFAR10)
         assert (narrow.width, narrow.batch_size) == (width, batch_size)
-        assert budget.steps(narrow, CIFAR10) >= 2
+        assert budget.steps(narrow, 45_000, CIFAR10) >= 2
         assert narrow.peak_rate == pytest.approx(wide.peak_rate * (batch_size / 512) ** 0.5)
+
+
+@pytest.mark.parametrize("flops", [None, 1e15])
+def test_few_images_have_no_more_epochs_than_the_budget_as_the_batch_is_halved(flops: float | None) -> None:
+    few = replace(CIFAR10, train_images=32)
+    budget, recipe = Budget(flops=flops, max_epochs=1), replace(NARROW, batch_size=1024, learning_rate=0.1)
+    covered = "1 epochs over 32 images cover 0.03 of fast_resnet at batch size 1024"
+    assert refusal(lambda: budget.apply(recipe, 32, few)) == f"a budget must cover two training steps, but {covered}"
+    narrow = budget.narrow(recipe, few)
+    assert (narrow.width, narrow.batch_size) == (recipe.width, 16)
+    assert narrow.peak_rate == pytest.approx(0.1 / 8)
+    assert total_steps(budget.apply(narrow, 32, few), 32) == 2
 
 
 def test_budget_that_pays_for_less_than_two_steps() -> None:

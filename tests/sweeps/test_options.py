@@ -247,6 +247,11 @@ class TestRecipesThatCannotBe:
         assert options.enqueue == ["five_conv", "fast94", "three_conv"]
 
     @pytest.mark.slow
+    def test_epochs_without_two_steps(self, refused: Refused) -> None:
+        message = "--epochs must cover two training steps of two images, but 8e-05 of 45,000 images are 3.6"
+        assert refused("--device", "cpu", "--epochs", "8e-5") == message
+
+    @pytest.mark.slow
     @pytest.mark.parametrize("names", [("dynamic_conv",), ("systems", "dynamic_conv")])
     def test_a_system_by_its_own_name_does_not_shrink_to_the_budget(
         self, refused: Refused, names: tuple[str, ...]

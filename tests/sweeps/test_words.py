@@ -19,9 +19,10 @@ def test_clock_time(seconds: float, text: str) -> None:
     assert clock_time(seconds) == text
 
 
-def test_a_narrow_recipe_names_its_batch_where_that_is_smaller_too() -> None:
+def test_a_narrow_recipe_names_what_it_has_less_of() -> None:
     recipe = Recipe(width=1.0, batch_size=128)
     assert narrowed(replace(recipe, width=0.25), recipe) == "width 0.25"
+    assert narrowed(replace(recipe, batch_size=64), recipe) == "batch size 64"
     assert narrowed(replace(recipe, width=0.25, batch_size=64), recipe) == "width 0.25 and batch size 64"
 
 

@@ -93,6 +93,13 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
         ),
         ("", "its first line must name the columns path and label, separated by a comma, but lacks 'path', 'label'"),
         ("path,label\na.jpg,", "each line must have a path and a label, but line 2 lacks one"),
+        (
+            "path,label\na.jpg,x, y",
+            "each line must have 2 fields as the first, those with a comma in quotes, but line 2 has more",
+        ),
+        ("path,label,label\na.jpg,x,y", "its columns must have different names, but got 'label' again"),
+        ("path,label\n", "it must list pictures, but has only its first line"),
+        ('path,label\na.jpg,"x\nb.jpg,y', "this must be a CSV file, but: unexpected end of data"),
         ("path,label\na.jpg,x\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 2 and 3"),
         ("path,label\na.jpg,x\n./a.jpg,y", "each path must be there once, but './a.jpg' is in lines 2 and 3"),
         ("path,label\r\n\r\na.jpg,x\r\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 3 and 4"),
@@ -136,6 +143,11 @@ def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: 
         (("cat/1.jpg",), "--images must have at least two classes, but {folder} has only 'cat'"),
         (("train/cat/1", "train/dog/1", "val/cow/1"),
          "each class must have training pictures, but these have some in val/ or test/ only: 'cow'"),
+        (("cat/1", "dog/1", "tulip/.hidden", "__MACOSX/cat/1"),
+         "the folder of a class must have pictures, but {folder}/tulip has none"),
+        (("train/cat/1", "train/dog/.1", "val/dog/1"),
+         "the folder of a class must have pictures, but {folder}/train/dog has none"),
+        (("caf\udce9/1", "dog/1"), "names of classes must be utf-8, but got 'caf\\udce9'"),
         (("cat\n/1", "dog/1"), "a class must have a name of at most 200 letters without control characters, but got "
                                "'cat\\n'"),
         (

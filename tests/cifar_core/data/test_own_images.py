@@ -370,3 +370,13 @@ def test_a_picture_that_vanishes_while_the_folder_is_read_is_named(tmp_path: Pat
     path = tmp_path / "gone.png"
     said = refusal(lambda: status(path), DataError)
     assert said == f"{path}: a picture must be readable, but got: No such file or directory"
+
+
+def test_a_split_of_ones_own_that_lacks_classes_is_noted(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pets" / "train", {"cat": 8, "cow": 8, "dog": 8}).parent
+    write_pictures(folder / "test", {"cat": 3, "dog": 2}, seed=1)
+    write_pictures(folder / "val", {"cow": 3}, seed=2)
+    assert made(folder).notes[1:3] == (
+        "val/ has no pictures of 'cat', 'dog', so it tells nothing of them",
+        "test/ has no pictures of 'cow', so it tells nothing of them",
+    )

@@ -91,6 +91,10 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
         (Evaluations(True, 1, 1, 0), "once for this study; 2 runs"),
         (Evaluations(True, 1, 1, 0), "2 runs carry a test accuracy, so the record is incomplete"),
         (Evaluations(True, 2, 2, 1), "1 line of the record could not be read"),
+        (
+            Evaluations(True, 3, 3, 0, 1),
+            "used 3 times for this study, once of them for a network whose test had failed or been stopped.",
+        ),
         (Evaluations(False), "2 runs used the test set, but this store has no record"),
     ],
 )
