@@ -21,6 +21,7 @@ from cifar_core.data.duplicates import content_of
 from cifar_core.data.image_folder import SPLITS, Layout, find_pictures, listed
 from cifar_core.data.picture_cache import CachedPictures, find_cached, pictures_folder, store_pictures
 from cifar_core.data.picture_notes import (
+    blank_note,
     copies_note,
     drawn_note,
     duplicates_note,
@@ -137,6 +138,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
         *lacking_notes(decoded, data_set.classes, splits),
         *left_out,
         *drawn_note(drawn),
+        *blank_note(decoded, source.notes_folder),
         *duplicates_note(decoded, data_set.classes, contents, splits, source.notes_folder),
     ]
     arrays = {

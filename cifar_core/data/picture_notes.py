@@ -95,6 +95,23 @@ def copies_note(copies: Sequence[Path], folder: Path) -> list[str]:
     return [f"{len(copies):,} pictures are left out, as val/ or test/ has them too; {path} lists them"]
 
 
+def blank_note(decoded: Decoded, folder: Path) -> list[str]:
+    """Return a line about pictures of a single colour, if there are any, and list them in `folder`.
+
+    A transparent picture that is drawn in white alone is one of them.
+
+    Raises:
+        OSError: the list cannot be written.
+    """
+    blank = (decoded.images.max((1, 2)) == decoded.images.min((1, 2))).all(1)
+    names = [printable(picture.path) for picture, found in zip(decoded.pictures, blank, strict=True) if found]
+    if not names:
+        return []
+    path = folder / "blank.txt"
+    write_atomically(path, "".join(f"{name}\n" for name in names))
+    return [f"pictures of a single colour: {len(names):,}; {path} lists them"]
+
+
 def duplicates_note(
     decoded: Decoded, classes: Sequence[str], contents: Sequence[str], splits: Sequence[str], folder: Path
 ) -> list[str]:

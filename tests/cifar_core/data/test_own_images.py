@@ -380,3 +380,12 @@ def test_a_split_of_ones_own_that_lacks_classes_is_noted(tmp_path: Path) -> None
         "val/ has no pictures of 'cat', 'dog', so it tells nothing of them",
         "test/ has no pictures of 'cow', so it tells nothing of them",
     )
+
+
+def test_pictures_of_a_single_colour_are_listed(pets: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(pets / "cat" / "red.png")
+    Image.new("RGBA", (40, 40), (255, 255, 255, 0)).save(pets / "dog" / "white.png")
+    (note,) = (note for note in made(pets).notes if "single colour" in note)
+    count, _, path = note.removesuffix(" lists them").partition("; ")
+    assert count == "pictures of a single colour: 2"
+    assert Path(path).read_text().splitlines() == [f"{pets}/cat/red.png", f"{pets}/dog/white.png"]
