@@ -107,8 +107,8 @@ def at_length(recipe: Recipe, epochs: float) -> Recipe:
     Where norms are reset, nothing but the learning rate sets how far a step goes, and the best one falls with the
     length of the run to the power of 0.3: `python -m experiments.accuracy.lengths` measures it, and Bjorck et al.,
     "Scaling optimal LR across token horizons" (2024) found 0.32 for language models. A run counts as 12 passes over its
-    images at most, as on 400 to 4,000 images more passes needed no smaller rate (docs/measurements.md). Rate times
-    decay is held.
+    images at most, as more passes need no smaller rate: `python -m experiments.accuracy.passes` measures that. Rate
+    times decay is held.
     """
     return _scaled(recipe, _counted(epochs) / _counted(recipe.epochs), epochs)
 
