@@ -26,7 +26,7 @@ from sweeps.command_line import OneLineParser, add_store, main_of, start, store_
 from sweeps.console import SweepConsole
 from sweeps.snapshot import readable
 from sweeps.validation import InvalidFileError
-from sweeps.words import did_you_mean, percent
+from sweeps.words import counted, did_you_mean, percent
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,7 +124,9 @@ def _print(found: VendorScore, study: str) -> None:
     print(f"{found.vendor}: {fine_percent(accuracy.mean)} of {found.images:,} images (95 % interval {span(accuracy)})")
     if found.missing:
         print("  the interval reaches up to where the missing answers would all be right")
-    print(f"  counted as wrong: {found.unparsable:,} answers that name no class or several, {found.missing:,} missing")
+    print(
+        f"  counted as wrong: {counted(found.unparsable, 'answer')} with no class or several, {found.missing:,} missing"
+    )
     for name, (right, images) in found.classes.items():
         print(f"  {name:<12} {percent(right / images, 1) if images else 'no images':>9}")
     if found.p95_seconds is not None:

@@ -15,11 +15,19 @@ from experiments.decision import commands
 from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
 from experiments.decision.machines import Cost, adapting_cost, answer_seconds
-from experiments.pages.text import count_months, duration, estimate_sources, fine_percent, listed, run_sources, span
+from experiments.pages.text import (
+    count_months,
+    estimate_sources,
+    fine_percent,
+    listed,
+    run_sources,
+    short_duration,
+    span,
+)
 from experiments.reading.published import Accuracy
 from experiments.reading.scenario import Download, Vendor, slug
 from experiments.stats import TEST_IMAGES, Estimate, wilson
-from sweeps.words import percent
+from sweeps.words import counted, percent
 
 RETEST_LOSS = 0.03  # published networks that were tested again fell by up to 2.8 points
 CLOSE = 0.10  # two costs that differ by less than this share of the dearer one count as the same
@@ -270,15 +278,23 @@ def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> I
         # Training bounds the speed; a bound over the bar says nothing.
         bound = answer_seconds(cost, facts.scenario.images_per_month)
         kept = bound * 1000 <= bar
-        text = f"answers within {duration(bound)} by the speed of its training; the bar is {duration(bar / 1000)}"
+        text = _beside_bar(bar, bound, "by the speed of its training")
         yield Check("latency", Standing.CLEARS if kept else Standing.UNKNOWN, text, command)
     else:
         yield _against_latency(bar, seconds)
 
 
 def _against_latency(bar: float, seconds: float) -> Check:
-    text = f"answers within {duration(seconds)} in 95 % of cases; the bar is {duration(bar / 1000)}"
+    text = _beside_bar(bar, seconds, "in 95 % of cases")
     return Check("latency", Standing.CLEARS if seconds * 1000 <= bar else Standing.MISSES, text)
+
+
+def _beside_bar(bar: float, seconds: float, how: str) -> str:
+    """The time of an answer beside the bar in ms, in as many digits as show on which side of it the time is."""
+    ms, digits = 1000 * seconds, 3
+    while ((shown := float(f"{ms:.{digits}g}")) <= bar) != (ms <= bar):
+        digits += 1
+    return f"answers within {short_duration(shown)} {how}; the bar is {short_duration(bar)}"
 
 
 def _adapted(facts: Facts) -> Iterator[Way]:
@@ -336,7 +352,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
         if score.missing:
             text += f", {score.missing:,} of {score.images:,} images unanswered"
         if score.unparsable:
-            text += f", {score.unparsable:,} answers without one class"
+            text += f", {counted(score.unparsable, 'answer')} without one class"
         check = _against_bar(facts, accuracy, text, command if score.missing else "")  # it has answered all others
     checks = [check]
     seconds = score.p95_seconds if score is not None else None

@@ -96,13 +96,13 @@ def total(usd: float) -> str:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.0)
-    ('42 s', '12 min 34 s', '2 h 30 min', '4.2 ms', '1 s')
+    >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.04)
+    ('42 s', '12 min 34 s', '2 h 30 min', '4.2 ms', '1.04 s')
     """
     if seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.3g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -112,12 +112,22 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def short_duration(ms: float) -> str:
+    """Milliseconds that somebody stated, with all their digits.
+
+    >>> short_duration(16), short_duration(1049), short_duration(90_000)
+    ('16 ms', '1.049 s', '90 s')
+    """
+    return f"{ms:.10g} ms" if ms < 1000 else f"{ms / 1000:.10g} s"
+
+
 def years(count: float) -> str:
     """
-    >>> years(1), years(3), years(12.5)
+    >>> years(1.004), years(3), years(12.5)
     ('1 year', '3 years', '12.5 years')
     """
-    return f"{count:.3g} {'year' if count == 1 else 'years'}"
+    text = f"{count:.3g}"
+    return f"{text} {'year' if text == '1' else 'years'}"
 
 
 def count_months(months: float) -> str:
@@ -160,10 +170,11 @@ def factor(number: float) -> str:
 
 def images_a_month(number: float) -> str:
     """
-    >>> images_a_month(1), images_a_month(250_000)
+    >>> images_a_month(1.04), images_a_month(250_000)
     ('1 image a month', '250,000 images a month')
     """
-    return f"{count(number)} {'image' if number == 1 else 'images'} a month"
+    text = count(number)
+    return f"{text} {'image' if text == '1' else 'images'} a month"
 
 
 def flops(count: float) -> str:

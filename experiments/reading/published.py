@@ -298,10 +298,10 @@ def load_published(path: Path = DEFAULT_PATH) -> Published:
 def rate(usd: float) -> str:
     """A price in US dollars, as it was published.
 
-    >>> rate(0.0816), rate(6.88), rate(10), rate(0.00005)
-    ('$0.0816', '$6.88', '$10.00', '$0.00005')
+    >>> rate(0.08160001), rate(6.88), rate(10), rate(0.00005)
+    ('$0.08160001', '$6.88', '$10.00', '$0.00005')
     """
     amount = f"{usd:,.2f}"
     if float(amount.replace(",", "")) != usd:
-        amount = f"{Decimal(f'{usd:.6g}'):,f}"  # without an exponent
+        amount = f"{Decimal(f'{usd:.10g}'):,f}"  # without an exponent
     return f"${amount}"

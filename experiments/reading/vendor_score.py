@@ -13,6 +13,7 @@ from experiments.reading.scenario import slug
 from experiments.stats import Estimate, wilson
 from sweeps.store import VENDORS
 from sweeps.validation import STRICT, NonNegative, Text, read_json
+from sweeps.words import counted
 
 SCORE, ANSWERS = "score.json", "answers.csv"
 
@@ -47,8 +48,9 @@ class VendorScore:
     @property
     def entry(self) -> Dated:
         """The score as a source to cite."""
-        answers = f"{self.images - self.missing:,} answers to {self.images:,} test images, SHA-256 {self.sha256[:12]}"
-        return Dated(name=f"{self.vendor}, measured", source=answers, date=self.date)
+        answers = f"{counted(self.images - self.missing, 'answer')} to {self.images:,} test images"
+        source = f"{answers}, SHA-256 {self.sha256[:12]}"
+        return Dated(name=f"{self.vendor}, measured", source=source, date=self.date)
 
     @property
     def accuracy(self) -> Estimate:

@@ -37,6 +37,7 @@ from experiments.pages.text import (
     listed,
     money,
     run_sources,
+    short_duration,
     times,
     total,
     years,
@@ -317,7 +318,7 @@ def _kept_on(facts: Facts) -> CitedText:
     machines = machines_on(cost, s.images_per_month)
     month = machines * cost.machine.usd * HOURS_A_MONTH
     text = (
-        f"The scenario wants an answer within {duration(s.latency_bar_ms / 1000)}, so "
+        f"The scenario wants an answer within {short_duration(s.latency_bar_ms)}, so "
         f"{counted(machines, 'machine')} {'is' if machines == 1 else 'are'} kept on for {volume}, busy at most "
         f"{percent(LOAD_LIMIT, 0)} of the time: "
         f"{total(month)} a month, used or idle."

@@ -16,10 +16,10 @@ from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure,
 from experiments.pages.text import (
     CitedText,
     capital,
-    duration,
     estimate_sources,
     factor,
     run_sources,
+    short_duration,
     short_percent,
     total,
 )
@@ -134,8 +134,10 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
     if bar is None or speed is None:
         return []
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
-    seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
-    text = f"Latency bar: {duration(bar / 1000)}; building would keep any bar from {duration(seconds)} up, {which}."
+    ms = 1000 * answer_seconds(facts.cost, facts.scenario.images_per_month)
+    step = 10.0 ** (math.floor(math.log10(ms)) - 2)
+    least = short_duration(math.ceil(ms / step) * step)  # rounded down it would be a bar that building does not keep
+    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from {least} up, {which}."
     return [CitedText(text, (*run_sources(*speed.runs), "source/scenario"))]
 
 

@@ -40,6 +40,11 @@ def test_scenarios_stand_side_by_side(store: Fake, tmp_path: Path, house: Path) 
     ("old", "new", "row"),
     [
         ("usd_per_label = 0.036", "usd_per_label = 0.0364", "| Labels | 0 at hand, "),
+        ("latency_bar_ms = 1000", "latency_bar_ms = 1049", "| Latency bar | 1 s | 1.049 s |"),
+        ("horizon_years = 3", "horizon_years = 3.001", "| Horizon | 3 years | 3.001 years |"),
+        ("engineering_hours = 84", "engineering_hours = 84.00001", "84 h to build, 12 h a year to maintain, at "),
+        ("labels_at_hand = 0", "labels_at_hand = 0.4", "| 0.4 at hand, "),
+        ("# compute = ", "compute = 0.08160001 #", "$0.08160001 an hour"),
         (
             'training = "vertex-training"',
             'training = "vertex-training"\nstored_images = 5000',

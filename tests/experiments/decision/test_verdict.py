@@ -106,6 +106,8 @@ def test_a_measured_vendor_too_close_to_the_bar_is_not_to_be_measured_again(demo
     [check] = known(verdict.contender).unknown
     assert check.reason.endswith("70.99 %), 12 answers without one class, too close to the bar")
     assert known(verdict.contender).commands == ()
+    one = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, unparsable=1)}))
+    assert ", 1 answer without one class, " in known(one.contender).unknown[0].reason
     partly = verdict_of(replace(under(demo, vendor(0.5)), scores={"calls": replace(scored, missing=900)}))
     assert partly.headline == "Not yet: measure calls", "the rest of the images can be asked about"
     assert known(partly.contender).commands
@@ -170,6 +172,20 @@ def test_what_misses_a_bar_is_out(demo: Facts, changes: dict[str, Any], scored: 
     facts = replace(under(demo, vendor(0.5, **changes)), scores={"calls": scored} if scored else {})
     assert [check.bar for check in ways_of(facts)[1].misses] == [bar]
     assert verdict_of(facts).headline == "Build"
+
+
+@pytest.mark.parametrize(
+    ("bar", "p95_ms", "words"),
+    [
+        (1000, 1040, "1.04 s in 95 % of cases; the bar is 1 s"),
+        (1000, 1000.4, "1.0004 s in 95 % of cases; the bar is 1 s"),
+        (1003.9, 1004.2, "1.004 s in 95 % of cases; the bar is 1.0039 s"),
+        (12_300, 12_340, "12.34 s in 95 % of cases; the bar is 12.3 s"),
+    ],
+)
+def test_a_time_that_misses_the_bar_reads_longer_than_it(demo: Facts, bar: float, p95_ms: float, words: str) -> None:
+    late = ways_of(under(demo, vendor(p95_ms=p95_ms), latency_bar_ms=bar))[1]
+    assert [check.reason for check in late.misses] == [f"answers within {words}"]
 
 
 def test_a_price_that_is_not_paid_ends_no_service(demo: Facts) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from experiments.pages.text import duration, flops, listed, money, total
+from experiments.pages.text import duration, flops, images_a_month, listed, money, total, years
 
 
 def test_numbers_read_as_people_write_them() -> None:
@@ -8,11 +8,14 @@ def test_numbers_read_as_people_write_them() -> None:
         "$1,003.75", "$0.99", "$0.50", "$0.034", "$0.000045", "$0",
     ]  # fmt: skip
     assert [total(v) for v in (11_744.54, 99.99, 0.02)] == ["$11,745", "$99.99", "$0.020"]
-    assert [duration(v) for v in (59.4, 59.6, 754, 3600)] == [
+    assert [duration(v) for v in (1.04, 9.996, 59.4, 59.6, 754, 3600)] == [
+        "1.04 s",
+        "10 s",
         "59 s",
         "1 min 00 s",
         "12 min 34 s",
         "1 h 00 min",
     ]
+    assert (years(1.004), years(1.01), images_a_month(1.04)) == ("1 year", "1.01 years", "1 image a month")
     assert [flops(v) for v in (3.5e14, 2e11)] == ["0.35 PFLOP", "0.20 TFLOP"]
     assert [listed(v) for v in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

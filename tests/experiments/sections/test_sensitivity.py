@@ -72,6 +72,13 @@ def test_the_bar_that_building_clears_is_not_rounded_up(facts: Facts) -> None:
     assert "building clears it up to 93.4 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
 
 
+@pytest.mark.parametrize(("p95", "least"), [(0.0060001, "6.01 ms"), (0.9981, "999 ms"), (1.0004, "1.01 s")])
+def test_the_bar_that_building_keeps_is_not_rounded_down(facts: Facts, p95: float, least: str) -> None:
+    assert facts.cost.speed is not None
+    alone = with_scenario(with_cost(facts, speed=replace(facts.cost.speed, p95=p95)), images_per_month=1)
+    assert f"building would keep any bar from {least} up, " in flips(alone)[1]
+
+
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
     unknown = with_cost(facts, machine=None)
     assert sensitivity(unknown) == ()

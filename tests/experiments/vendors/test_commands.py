@@ -303,7 +303,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     assert score_answers.main([str(tmp_path / "answers.csv"), *options]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("GPT-6 Luna: 90.00 % of 20 images (95 % interval 69.90 to 99.11 %)\n"), "one is missing"
-    assert "counted as wrong: 1 answers that name no class or several, 1 missing" in printed
+    assert "counted as wrong: 1 answer with no class or several, 1 missing" in printed
     assert re.search(r"airplane +100\.0 %", printed)
     assert "fewer than 59 answers have a time: too few to tell within what 95 % come" in printed
     assert looks(fresh_store.folder)[-1].startswith("gpt_6_luna-")
