@@ -138,9 +138,9 @@ def _print(found: VendorScore, study: str) -> None:
     if found.mcnemar is None:
         print(f"  study {study} has no predictions of a champion to compare with; --study NAME takes another study")
     else:
-        ours, theirs = int(found.mcnemar["ours_only"]), int(found.mcnemar["theirs_only"])
-        print(f"  against the champion of {found.study}: {theirs:,} images it alone has right, {ours:,} the champion "
-              f"alone ({probability(found.mcnemar['p'])}, McNemar)")  # fmt: skip
+        images, ours, theirs = (int(found.mcnemar[name]) for name in ("images", "ours_only", "theirs_only"))
+        print(f"  against the champion of {found.study}, on {counted(images, 'answered image')}: it alone is right on "
+              f"{theirs:,}, the champion alone on {ours:,} ({probability(found.mcnemar['p'])}, McNemar)")  # fmt: skip
 
 
 main = main_of(build_parser, _run, stopped="stopped; nothing was kept")

@@ -34,7 +34,7 @@ class VendorScore:
     p95_seconds: NonNegative | None  # over the answers with a time, if at least `LEAST_TIMED` have one
     usd: NonNegative | None  # for the tokens of these answers, without tries that failed
     study: str  # study whose champion the answers were compared with; "" if none
-    mcnemar: Mapping[str, float] | None  # ours_only, theirs_only, p
+    mcnemar: Mapping[str, float] | None  # images (the answered ones), ours_only, theirs_only, p
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.images or self.images < 1:

@@ -30,6 +30,8 @@ def score(
 ) -> VendorScore:
     """Score answers to the test images of a study, and compare them with those of its champion, if they are on record.
 
+    The interval of the accuracy holds missing answers for open; the comparison leaves their images out.
+
     Args:
         labels: classes of the test images, in their order.
         sha256: SHA-256 of the file of answers.
@@ -43,8 +45,9 @@ def score(
     images, hits = Counter(labels), Counter(label for label, hit in zip(labels, right, strict=True) if hit)
     compared, ours = None, next(iter(study.artifacts.answers.values()), None)
     if ours is not None and len(ours.right) == len(right):
-        test = mcnemar(ours.right, right)
-        compared = {"ours_only": float(test.first), "theirs_only": float(test.second), "p": test.p}
+        test = mcnemar([ours.right[index] for index in given], [right[index] for index in given])
+        counts = {"images": test.images, "ours_only": test.first, "theirs_only": test.second}
+        compared = {name: float(count) for name, count in counts.items()} | {"p": test.p}
     times = [answer.seconds for answer in given.values() if answer.seconds is not None]
     costs = [answer.usd for answer in given.values() if answer.usd is not None]
     return VendorScore(

@@ -333,11 +333,13 @@ def test_answers_are_compared_with_those_of_the_champion(
     said = [f"{index},{name},{'cat' if index < 3 else name},0.9" for index, name in enumerate(true)]
     fresh_store.add(answers=lambda _: "\n".join(["index,true,predicted,probability", *said, ""]).encode())
     rows = [f"{index:05d}.png,{name if index < 19 else 'none'}" for index, name in enumerate(true)]
+    del rows[5]
     (tmp_path / "answers.csv").write_text("\n".join(["image,answer", *rows, ""]))
     scored = [str(tmp_path / "answers.csv"), "--vendor", "GPT-6 Luna", "--store", str(fresh_store.folder)]
     assert score_answers.main(scored) == 0
     assert capsys.readouterr().out.endswith(
-        "  against the champion of demo: 3 images it alone has right, 1 the champion alone (p = 0.625, McNemar)\n"
+        "  against the champion of demo, on 19 answered images: it alone is right on 3, the champion alone on 1 "
+        "(p = 0.625, McNemar)\n"
     )
 
 
