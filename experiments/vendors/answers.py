@@ -67,21 +67,30 @@ def prompt_for(classes: Sequence[str]) -> str:
 def meant_class(text: str, classes: Sequence[str]) -> str | None:
     """The class that an answer names; None if it names none, or several.
 
-    Letters may be large or small, unless classes differ in nothing else. In "rose bush" only that class is named,
-    and not the class "rose".
+    Letters may be large or small, and "_" and "-" are spaces, unless classes differ in nothing else. In "rose bush"
+    only that class is named, and not the class "rose".
 
     >>> meant_class("A **Cat**.", ("cat", "dog")), meant_class("cat or dog", ("cat", "dog")), meant_class("", ("cat",))
     ('cat', None, None)
     """
-    composed = [unicodedata.normalize("NFC", name) for name in classes]  # names of files on macOS are not
-    letters = str.casefold if len({name.casefold() for name in composed}) == len(classes) else str
-    by_name = {" ".join(letters(plain).split()): name for plain, name in zip(composed, classes, strict=True)}
-    said = " ".join(letters(unicodedata.normalize("NFC", text[:MOST_LETTERS])).split())
+    said, *names = (unicodedata.normalize("NFC", each) for each in (text[:MOST_LETTERS], *classes))  # macOS does not
+    for simple in (_one_spaced, str.casefold, _words):
+        if len({*map(simple, names)} - {""}) == len(names):
+            said, *names = map(simple, (said, *names))
+    by_name = dict(zip(names, classes, strict=True))
     if exact := by_name.get(said):
         return exact
     longest_first = sorted(map(re.escape, by_name), key=len, reverse=True)
     named = set(re.findall(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", said))
     return by_name[named.pop()] if len(named) == 1 else None
+
+
+def _one_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _words(text: str) -> str:
+    return _one_spaced(re.sub("[-_]", " ", text))
 
 
 def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
@@ -98,7 +107,7 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
         raise InvalidFileError(f"{file} must be a text file, but: {error}") from error
     limit = csv.field_size_limit(MOST_FILE_BYTES)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         if missing := [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]:
             raise InvalidFileError(
                 f"{file} must have the columns image and answer, separated by a comma, but lacks "

@@ -40,6 +40,25 @@ def test_a_class_in_the_name_of_another_is_not_meant_by_it(text: str, meant: str
     assert meant_class(text, ("rose", "rose bush", "C++", "x.y")) == meant
 
 
+@pytest.mark.parametrize("text", ["_cat_", "__Cat__.", "It is a _cat_", "***cat***", "cat-like"])
+def test_an_emphasised_answer_names_its_class(text: str) -> None:
+    assert meant_class(text, CIFAR10.classes) == "cat"
+
+
+@pytest.mark.parametrize("name", ["golden_retriever", "golden-retriever", "Golden  Retriever"])
+def test_words_of_a_class_are_apart_as_anybody_writes_them(name: str) -> None:
+    said = ("golden retriever", "A **Golden Retriever**.", "golden_retriever", "a golden-retriever", "retriever")
+    assert [meant_class(text, (name, "retriever")) for text in said] == [name] * 4 + ["retriever"]
+
+
+def test_classes_that_differ_in_a_dash_alone_are_told_apart() -> None:
+    classes = ("ice cream", "ice_cream", "ice-cream")
+    assert [meant_class(text, classes) for text in ("Ice Cream", "ice_cream", "an ice-cream", "ice")] == [
+        *classes, None,
+    ]  # fmt: skip
+    assert [meant_class(text, ("-", "+")) for text in ("-", "+", "a cat")] == ["-", "+", None]
+
+
 def test_accents_of_a_name_may_be_letters_of_their_own() -> None:
     classes = ("the\u0301", "caf\u00e9")  # decomposed, as macOS names files, and composed
     assert [meant_class(text, classes) for text in ("th\u00e9", "Cafe\u0301.")] == list(classes)
@@ -76,6 +95,7 @@ def test_whatever_a_service_says_is_one_row(text: str, seconds: float | None, us
         (b"image\n0\n", "but lacks answer"),
         (b"\xff\xfe\x00", "a.csv must be a text file, but: "),
         (b"image,answer,seconds\n0,cat,-1\n", "a.csv, line 2: seconds must be a number >= 0 or empty, but got '-1'"),
+        (b'image,answer\n0,"cat\n1,dog\n2,frog\n', "a.csv must be a CSV file, but: unexpected end of data"),
         (b"image,answer,usd\n0,cat,much\n", "usd must be a number >= 0 or empty, but got 'much'"),
         (b"image,answer,usd\n0,cat,nan\n", "usd must be a number >= 0 or empty, but got 'nan'"),
         (
