@@ -42,8 +42,8 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.published import UNITS, rate
-from experiments.reading.scenario import HOURS_A_MONTH, slug
+from experiments.reading.published import UNITS, ByImage, rate
+from experiments.reading.scenario import HOURS_A_MONTH, Vendor, slug
 from sweeps.words import counted, percent
 
 CROPPED = 3.0  # times the cost of building, or else of the first way: what lies above leaves the figure
@@ -272,7 +272,7 @@ def _over_http(facts: Facts) -> str:
 
 
 def _serving(facts: Facts) -> CitedText:
-    """1,000 predictions with the network, one by one and in large batches, against vendors' prices by the image."""
+    """1,000 predictions with the network, one by one and in large batches, beside vendors' prices by the image."""
     cost, speed = facts.cost, facts.cost.speed
     if speed is None:
         return CitedText("Serving: no network was timed, so labelling has no price yet.", run_sources(facts.run_id))
@@ -298,12 +298,25 @@ def _serving(facts: Facts) -> CitedText:
         f"{money(large)} in batches. "
     )
     waits = facts.scenario.latency_bar_ms is None
-    priced = [vendor for vendor in facts.scenario.vendors if vendor.per_call or vendor.tokens]
-    calls = {vendor.name: vendor.serving(1000, waits=waits) for vendor in priced}
-    prices = "; ".join(f"{name} {money(usd)}" for name, usd in calls.items())
-    text += f"Vendors priced by the image, for 1,000: {prices}." if calls else "No vendor is priced by the image."
-    sources = (f"source/{price.key}" for vendor in priced for price in vendor.labelling(waits=waits))
+    calls = {vendor.name: priced for vendor in facts.scenario.vendors if (priced := _by_image(vendor, waits=waits))}
+    prices = "; ".join(f"{name} {' and '.join(priced.values())}" for name, priced in calls.items())
+    text += (
+        f"Vendors priced by the image, for the first 1,000 that are paid: {prices}."
+        if calls
+        else "No vendor is priced by the image."
+    )
+    sources = (f"source/{key}" for priced in calls.values() for key in priced)
     return CitedText(text, (*run_sources(*speed.runs), *cost.machine_sources, *sources))
+
+
+def _by_image(vendor: Vendor, *, waits: bool) -> dict[str, str]:
+    """The vendor's prices of 1,000 images in words, by key: what each costs from its first paid image on."""
+    found = {}
+    for price, tariff in zip(vendor.labelling(waits=waits), vendor.tariffs(waits=waits), strict=True):
+        if isinstance(tariff, ByImage) and price.role != "endpoint":
+            (free, usd), *_ = tariff.steps
+            found[price.key] = money(1000 * usd / tariff.unit) + (f" ({free:,.10g} a month are free)" if free else "")
+    return found
 
 
 def _kept_on(facts: Facts) -> CitedText:

@@ -11,6 +11,7 @@ from experiments.decision.assumptions import stated_assumptions
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Table
 from experiments.pages.text import CitedText
+from experiments.reading.scenario import Vendor
 from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
 from tests.experiments.decision.test_verdict import under, vendor
@@ -38,7 +39,7 @@ def tables(facts: Facts) -> list[list[list[str]]]:
         "Energy was not measured",
         "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",
         "Compute paid by the second, with 2 copies on one machine, each assumed as fast, costs $0.000045 for 1,000",
-        "Vendors priced by the image, for 1,000: GPT-6 Luna $0.016; Claude Haiku 5.5 $0.017; Gemini 3.1 Flash-Lite ",
+        "Vendors priced by the image, for the first 1,000 that are paid: GPT-6 Luna $0.016; Claude Haiku 5.5 $0.017; ",
         "so 1 machine is kept on for 250,000 images a month, busy at most 60 % of the time: $59.57 a month",
         "Over 3 years building costs $11,745: people $9,600, the study $0.029, retraining $0.065, serving $2,144.",
         "The others: GPT-6 Luna $3,346; Claude Haiku 5.5 $3,356; Gemini 3.1 Flash-Lite $5,855; ViT-B/16 at least",
@@ -74,6 +75,19 @@ def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
     assert "The scenario lets images wait" in waits
     assert "kept on for" not in waits
     assert "No vendor is priced by the image" in text(with_scenario(demo, vendors=demo.scenario.vendors[4:]))
+
+
+def test_a_price_by_the_image_is_that_of_a_paid_image_without_machines(demo: Facts) -> None:
+    call, endpoint, token = (demo.published.role(role)[0] for role in ("prediction", "endpoint", "token"))
+    free = Vendor(name="Free", per_call=replace(call, usd=1.5, free=1000, steps=((5e6, 1.0),)))
+    kept = Vendor(name="Kept", per_call=replace(call, usd=2.0, free=0, steps=()), endpoint=endpoint)
+    both = replace(free, name="Both", tokens=replace(token, usd=10.0, usd_output=0), image_tokens=40)
+    node = Vendor(name="Node", endpoint=endpoint, batch=endpoint)
+    facts = with_scenario(demo, vendors=(free, kept, both, node))
+    frees = "$1.50 (1,000 a month are free)"
+    stated = f"the first 1,000 that are paid: Free {frees}; Kept $2.00; Both {frees} and $1.00."
+    assert stated in text(facts)
+    assert stated in text(with_scenario(facts, latency_bar_ms=None))
 
 
 def test_prices_of_labelling_in_batches_are_cited_where_images_can_wait(demo: Facts) -> None:
