@@ -188,7 +188,8 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     for vendor in s.vendors:
         score = facts.scores.get(slug(vendor.name))
         if vendor.tokens and score is not None and score.usd and score.missing < score.images:
-            paid, assumed = 1000 * score.usd / (score.images - score.missing), vendor.serving(1000, waits=False)
+            by_token = replace(vendor, per_call=None, endpoint=None)  # which is all that a measurement pays for
+            paid, assumed = 1000 * score.usd / (score.images - score.missing), by_token.serving(1000, waits=False)
             if not 1 / COST_RATIO < paid / assumed < COST_RATIO:
                 text = f"{vendor.name} cost {money(paid)} for 1,000 images when it was measured, but the scenario's "
                 text += f"tokens make {money(assumed)}: set its image_tokens and answer_tokens."

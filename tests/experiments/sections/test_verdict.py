@@ -120,6 +120,10 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
         paid = notes(replace(demo, scores={"gpt_6_luna": replace(told, usd=times * known(told.usd))}))
         assert ("GPT-6 Luna cost $" in paid) == is_told
     assert "for 1,000 images when it was measured, but the scenario's tokens make $" in paid
+    dearer = replace(luna, endpoint=demo.published.role("endpoint")[0])  # which the measurement did not pay for
+    assert "GPT-6 Luna cost $" not in notes(
+        with_scenario(replace(demo, scores={"gpt_6_luna": told}), vendors=(dearer,))
+    )
     single = replace(demo, test=replace(demo.test, run_ids=("r" * 32,)))  # type: ignore[type-var]
     assert "The network is one training run: its interval covers the test images, not another training" in notes(single)
     shipped = {v.name: v for v in demo.scenario.vendors}
