@@ -92,14 +92,20 @@ def _validate(file: str, content: str, record: type[_Record], context: Mapping[s
         ValueError: it is not JSON.
     """
     try:
-        return TypeAdapter(record).validate_json(content, context=context)
+        return TypeAdapter(record).validate_json(content, context=context, by_alias=True, by_name=False)
     except ValidationError as error:
         errors = error.errors()
     if errors[0]["type"] == "json_invalid":
         raise ValueError(errors[0]["ctx"]["error"])
     values = from_json(content)
-    faults = shortened([_fault(error, values, record) for error in errors], "; ")
+    faults = shortened([_fault(error, values, record) for error in errors if not _follows(error, errors)], "; ")
     raise InvalidFileError(" ".join(f"{file}: {faults}".split()))  # keys may hold line breaks
+
+
+def _follows(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
+    """True for a list that is too short only as its invalid items do not count."""
+    place = error["loc"]
+    return error["type"] == "too_short" and any(e["loc"][: len(place)] == place != e["loc"] for e in errors)
 
 
 def _fault(error: ErrorDetails, values: Any, record: type) -> str:

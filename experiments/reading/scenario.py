@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,8 +176,8 @@ class Download:
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
-class Scenario:
-    """The assumptions behind the decision; money in US dollars."""
+class _Content:
+    """The content of a scenario file."""
 
     images_per_month: _Positive
     accuracy_bar: Annotated[float, Field(gt=0, lt=1)] = 0.70  # share of test images
@@ -193,8 +193,6 @@ class Scenario:
     compute: OptionalPrice = None  # None: the machine that published.toml marks for the study's device
     vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
-    file: str = ""  # name of the file that the scenario was read from
-    is_example: bool = False  # it is the shipped one
 
     def __post_init__(self) -> None:
         names = [slug(name) for name in (*(v.name for v in self.vendors), *(d.name for d in self.downloads))]
@@ -207,6 +205,14 @@ class Scenario:
                     f"endpoint_hours_per_month must be {HOURS_A_MONTH:g} with a latency bar, as images come all month, "
                     f"but that of {vendor.name!r} is {hours:g}"
                 )
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+class Scenario(_Content):
+    """The assumptions behind the decision; money in US dollars."""
+
+    file: str = ""  # name of the file that the scenario was read from
+    is_example: bool = False  # it is the shipped one
 
     @property
     def months(self) -> float:
@@ -243,8 +249,9 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
         "prices": {price.key: price for price in published.prices},
         "accuracies": {accuracy.key: accuracy for accuracy in published.accuracies},
     }
-    is_example = path.resolve() == DEFAULT_SCENARIO
-    return replace(read_toml(path, Scenario, context), file=path.name, is_example=is_example)
+    content = read_toml(path, _Content, context)
+    values = {field.name: getattr(content, field.name) for field in fields(content)}
+    return Scenario(**values, file=path.name, is_example=path.resolve() == DEFAULT_SCENARIO)
 
 
 def slug(name: str) -> str:

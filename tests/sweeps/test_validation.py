@@ -34,6 +34,7 @@ class Shop:
     shares: dict[str, Share] = Field(default_factory=dict)
     branches: dict[str, Item] = Field(default_factory=dict)
     count: Annotated[int, BeforeValidator(add)] = 0
+    open: Annotated[tuple[Item, ...], Field(min_length=2)] = (Item(name="a"), Item(name="b"))
 
 
 def read(folder: Path, text: str, **context: int) -> Shop:
@@ -60,6 +61,9 @@ def test_a_toml_file_becomes_a_record_with_the_defaults_of_its_fields(tmp_path: 
         ("[best]\nname = 'nothing'", "best.name must be of something"),
         ("item = 3\ncount = -1", "item must be a valid array, but got 3; count must not be negative, but got -1"),
         ('[branches.east]\nname = "n"\nprize = 1', "unknown field 'branches.east.prize'; did you mean 'price'?"),
+        ("items = []", "unknown field 'items'; did you mean 'item'?"),
+        ("open = []", "open must have at least 2 items after validation, not 0, but got []"),
+        ("open = [{name = 'a'}, {}]", "shop.toml: field 'open[1].name' is missing"),
         ("items_ = 3", "unknown field 'items_'; did you mean 'item'?"),
         ('[shares]\n"a\\nb" = 2', "shares.a b must be less than or equal to 1, but got 2"),
         ("[shares]\n" + "\n".join(f"a{n} = 2" for n in range(12)), "shares.a9 must be less than or equal to 1, but "

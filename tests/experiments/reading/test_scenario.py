@@ -55,6 +55,10 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("images_per_month = 250_000", "images_per_mont = 1", "'images_per_mont'; did you mean 'images_per_month'?"),
         ("images_per_month = 250_000", "zebra = 1", "unknown field 'zebra'; known: images_per_month, "),
         ("images_per_month = 250_000", "", "field 'images_per_month' is missing"),
+        ("hourly_rate = 80", "hourly_rate = 80\nfile = 'x'", "unknown field 'file'; known: images_per_month, "),
+        ("hourly_rate = 80", "hourly_rate = 80\nis_example = true", "unknown field 'is_example'; known: images_per_m"),
+        ("hourly_rate = 80", "hourly_rate = 80\nvendors = []", "unknown field 'vendors'; did you mean 'vendor'?"),
+        ("hourly_rate = 80", "hourly_rate = 80\ndownloads = []", "unknown field 'downloads'; did you mean 'download'?"),
         ("images_per_month = 250_000", "images_per_month = -1", "images_per_month must be greater than 0, but got -1"),
         ("images_per_month = 250_000", "images_per_month = 1e308", "must be at most 1e+15, but got 1e+308"),
         ("images_per_month = 250_000", "images_per_month = 1e-300", "must be at least 1e-15, but got 1e-300"),
@@ -118,6 +122,10 @@ def test_all_faults_are_reported(tmp_path: Path) -> None:
 def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="field 'vendor' is missing"):
         read(tmp_path, SHIPPED[: SHIPPED.index("[[vendor]]\nname")])
+    lone = SHIPPED[: SHIPPED.index("[[vendor]]\nname")] + '[[vendor]]\nname = "A"\ntokens = "gpt-6-lun"\n'
+    with pytest.raises(InvalidFileError) as raised:
+        read(tmp_path, lone)
+    assert str(raised.value).count(";") == 1, "one fault, and what was meant"
     with pytest.raises(InvalidFileError, match=r"nowhere\.toml must be a readable TOML file, but: "):
         load_scenario(PUBLISHED, tmp_path / "nowhere.toml")
     with pytest.raises(InvalidFileError, match="vendor must be a valid array, but got 3"):
