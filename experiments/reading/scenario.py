@@ -6,7 +6,7 @@ their keys in `data/published.toml`.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -82,6 +82,13 @@ def _within(least: float, most: float) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_name(name: str) -> str:
+    if not any(map(str.isalnum, name)):
+        raise ValueError(f"must have a letter or a digit, but got {name!r}")
+    return name
+
+
+_Name = Annotated[Text, AfterValidator(_check_name)]
 _Positive = Annotated[Positive, _within(_SMALLEST, _LARGEST)]
 _NonNegative = Annotated[NonNegative, _within(_SMALLEST, _LARGEST)]
 OptionalPrice = Annotated[Price | None, BeforeValidator(look_up_price)]
@@ -93,7 +100,7 @@ _OptionalPublished = Annotated[Accuracy | None, BeforeValidator(_look_up_accurac
 class Vendor:
     """A service that labels images with the classes that it is given, or trained on; see `data/scenario.toml`."""
 
-    name: Text
+    name: _Name
     training: OptionalPrice = None  # an hour of training; None: the service is not trained
     per_call: OptionalPrice = None  # 1,000 predictions
     endpoint: OptionalPrice = None  # an hour of a model that is kept ready, used or idle
@@ -113,8 +120,6 @@ class Vendor:
     p95_ms: _Positive | None = None  # time within which 95 % of the answers come; None if unknown
 
     def __post_init__(self) -> None:
-        if not slug(self.name):
-            raise ValueError(f"name must have a letter or a digit, but got {self.name!r}")
         if self.per_call is None and self.endpoint is None and self.tokens is None:
             raise ValueError("per_call, endpoint or tokens must be given, but none is")
         paid_by_token = self.tokens or (self.batch is not None and self.batch.role == "token")
@@ -170,7 +175,7 @@ class Vendor:
 class Download:
     """A published network to adapt, test and serve oneself."""
 
-    name: Text
+    name: _Name
     accuracy: _Published
     hours: _NonNegative  # hours of people to adapt and to test it
 
@@ -195,7 +200,7 @@ class _Content:
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
 
     def __post_init__(self) -> None:
-        names = [slug(name) for name in (*(v.name for v in self.vendors), *(d.name for d in self.downloads))]
+        names = [slug(name) for name in self.names]
         if twice := sorted({name for name in names if names.count(name) > 1 or name == "building"}):
             raise ValueError(f"names of vendors and downloads must differ, and none be 'building', but got: {twice[0]}")
         for vendor in self.vendors:
@@ -205,6 +210,11 @@ class _Content:
                     f"endpoint_hours_per_month must be {HOURS_A_MONTH:g} with a latency bar, as images come all month, "
                     f"but that of {vendor.name!r} is {hours:g}"
                 )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of vendors and downloads."""
+        return (*(vendor.name for vendor in self.vendors), *(download.name for download in self.downloads))
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
@@ -255,9 +265,10 @@ def load_scenario(published: Published, path: Path = DEFAULT_SCENARIO) -> Scenar
 
 
 def slug(name: str) -> str:
-    """A name for `report.json`.
+    """A name for `report.json` and for files, of letters and digits of any script.
 
-    >>> slug("Google Vertex AutoML (batch)")
-    'google_vertex_automl_batch'
+    >>> slug("Google Vertex AutoML (batch)"), slug("通义千问 2"), slug("Café")
+    ('google_vertex_automl_batch', '通义千问_2', 'café')
     """
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    letters = unicodedata.normalize("NFC", name.lower())
+    return "_".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in letters).split())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.reading.published import load_published
-from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario
+from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario, load_scenario, slug
 from sweeps.validation import InvalidFileError
 from tests.experiments.support import known
 
@@ -96,6 +96,7 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "names of vendors and downloads must differ, and none"),
         ('name = "Claude Haiku 5.5"', 'name = "Building"', "downloads must differ, and none be 'building'"),
         ('name = "Claude Haiku 5.5"', 'name = "!"', "name must have a letter or a digit, but got '!'"),
+        ('name = "ViT-B/16"', 'name = "!"', "download '!': name must have a letter or a digit, but got '!'"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 0\nendpoint = "vertex-', "must be greater than 0, but"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 8\nendpoint = "vertex-', "must be 730 with a latency bar"),
         ('per_call = "azure-prediction"', "per_call = 2", "per_call must be the key of a price, but got 2"),
@@ -130,6 +131,17 @@ def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
         load_scenario(PUBLISHED, tmp_path / "nowhere.toml")
     with pytest.raises(InvalidFileError, match="vendor must be a valid array, but got 3"):
         read(tmp_path, "vendor = 3\n")
+
+
+def test_names_have_letters_of_any_script_and_differ_in_any_of_them(tmp_path: Path) -> None:
+    names = ["通义千问", "Modèle", "Modele", "की", "का", "Я5"]
+    text = SHIPPED
+    for old, new in zip([v.name for v in load_scenario(PUBLISHED).vendors], names, strict=True):
+        text = text.replace(f'name = "{old}"', f'name = "{new}"')
+    slugs = [slug(vendor.name) for vendor in read(tmp_path, text).vendors]
+    assert slugs == ["通义千问", "modèle", "modele", "की", "का", "я5"]
+    with pytest.raises(InvalidFileError, match="names of vendors and downloads must differ"):
+        read(tmp_path, text.replace("Modele", "MODE\N{COMBINING GRAVE ACCENT}LE"))
 
 
 @given(st.text(max_size=60))
