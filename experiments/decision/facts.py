@@ -11,10 +11,11 @@ from cifar_core.recipe import TTA_VIEWS
 from experiments.decision.machines import Cost, cost_of
 from experiments.reading.published import Bar, Published
 from experiments.reading.results import Result
-from experiments.reading.scenario import Scenario
+from experiments.reading.scenario import Scenario, slug
 from experiments.reading.study import LabelCurve, Study
 from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, estimate
+from sweeps.validation import InvalidFileError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)  # compared by identity, as its tables have no hash
@@ -108,8 +109,15 @@ def gather(
     """The facts of a study.
 
     Raises:
-        InvalidFileError: the scenario prices another device than the study's.
+        InvalidFileError: the scenario prices another device than the study's, or a vendor or download has the name of
+            the network that the study adapted.
     """
+    adapted = study.adapted and slug(study.adapted.title)
+    if same := [name for name in scenario.names if slug(name) == adapted]:
+        raise InvalidFileError(
+            f"{scenario.file}: names of vendors and downloads must differ from that of the network which study "
+            f"{study.name!r} adapted, but got {same[0]!r}"
+        )
     if study.data_set.sha256 != CIFAR10.sha256:
         bar = replace(published.bar, source=scenario.file, date="", assumed=True)
         published = replace(published, bar=bar, accuracies=())

@@ -303,8 +303,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
     if adapted is None:
         return
     cost = adapting_cost(facts.cost, adapted, facts.published)
-    name = f"{adapted.backbone} ({'fine-tuned' if adapted.is_tuned else 'new head'})"
-    option = adapt_measured(name, cost, facts.scenario)
+    option = adapt_measured(adapted.title, cost, facts.scenario)
     seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
     text = f"has {fine_percent(adapted.test.mean)} ({span(adapted.test)})"
     # To adapt it again would give the same network.

@@ -103,6 +103,11 @@ class Adapted:
     is_tuned: bool
 
     @property
+    def title(self) -> str:
+        """Its name among the ways to labelled images."""
+        return f"{self.backbone} ({'fine-tuned' if self.is_tuned else 'new head'})"
+
+    @property
     def overlap(self) -> str:
         """The caveat wherever it is compared."""
         images = images_before(self.pretrained_on)

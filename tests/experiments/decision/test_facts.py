@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.decision.verdict import verdict_of
+from sweeps.validation import InvalidFileError
 from tests.experiments.decision.test_machines import SCENARIO
 from tests.experiments.fake_store import Fake
-from tests.experiments.support import gathered, known
+from tests.experiments.support import ADAPTED, gathered, known
 
 
 def test_without_any_run_nothing_is_measured(empty: Facts) -> None:
@@ -26,6 +29,18 @@ def test_the_best_trial_was_validated_on_the_images_of_a_trial(demo: Facts, unco
     for facts, images in ((demo, 5000), (unconfirmed, 1000)):
         study = replace(facts.study, params={**facts.study.params, "trial_images": "1000"})
         assert known(gathered(study, facts.published, facts.scenario).validation).images == images
+
+
+def test_no_way_has_the_name_of_the_network_that_was_adapted(demo: Facts) -> None:
+    twin = replace(demo.scenario.downloads[0], name="EfficientNet-Lite0, new head")
+    study, scenario = replace(demo.study, adapted=ADAPTED), replace(demo.scenario, downloads=(twin,))
+    gathered(demo.study, demo.published, scenario)
+    with pytest.raises(InvalidFileError) as raised:
+        gathered(study, demo.published, scenario)
+    assert str(raised.value) == (
+        "scenario.toml: names of vendors and downloads must differ from that of the network which study 'demo' "
+        "adapted, but got 'EfficientNet-Lite0, new head'"
+    )
 
 
 def test_the_bar_of_own_images_is_as_given(demo: Facts) -> None:
