@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import struct
 import threading
 import warnings
@@ -140,18 +141,17 @@ def _bands(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((left, top + start, left + side, top + min(start + rows, side)))
 
 
-def _numbers(image: Image.Image) -> npt.NDArray[np.float32]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-
-
 def _white(image: Image.Image) -> float:
     """Return the largest number of the smallest usual format that holds all numbers, or the largest of them.
 
     Raises:
-        ValueError: some are far below 0.
+        ValueError: some are far below 0, infinite or no numbers.
     """
-    ends = [(float(values.min()), float(values.max())) for values in map(_numbers, _bands(image))]
-    least, most = min(low for low, _ in ends), max(high for _, high in ends)
+    bands = (np.asarray(band) for band in _bands(image))
+    ends = [float(end) for values in bands for end in (values.min(), values.max())]  # NaN if any is
+    if odd := [end for end in ends if not math.isfinite(end)]:
+        raise ValueError(f"its numbers must be finite, but one is {odd[0]:g}")
+    least, most = min(ends), max(ends)
     white = max(1.0, most) if image.mode == "F" else next((white for white in _WHITES if most <= white), most)
     if least < -0.01 * white:
         raise ValueError(f"its numbers must be from 0 (black) up, but the least is {least:g}")
@@ -160,7 +160,7 @@ def _white(image: Image.Image) -> float:
 
 def _to_grey(image: Image.Image, white: float, *, inverted: bool) -> Image.Image:
     """Convert numbers of more than 8 bits to grey values; `convert` would clip them at 255."""
-    shares = _numbers(image).clip(0, white) / white
+    shares = np.asarray(image, dtype=np.float32).clip(0, white) / white
     return Image.fromarray(((1 - shares if inverted else shares) * 255).round().astype(np.uint8))
 
 

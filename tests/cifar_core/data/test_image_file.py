@@ -294,6 +294,14 @@ class TestUnreadableFiles:
         said = no_picture(tmp_path / "a.tiff").partition("but got: ")[2]
         assert said == "its numbers must be from 0 (black) up, but the least is -1000"
 
+    @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+    def test_numbers_that_are_none(self, tmp_path: Path, odd: float) -> None:
+        ramp = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+        ramp[5, 7] = odd
+        Image.fromarray(ramp).save(tmp_path / "a.tiff")
+        said = no_picture(tmp_path / "a.tiff").partition("but got: ")[2]
+        assert said == f"its numbers must be finite, but one is {odd:g}"
+
     def test_colours_of_16_bits_that_use_12(self, tmp_path: Path) -> None:
         tags: dict[int, int] = {256: 32, 257: 32, 258: 16, 259: 1, 262: 2, 277: 3, 278: 32, 279: 32 * 32 * 6}
         path = tiff(tmp_path / "a.tiff", tags, struct.pack("<H", 4000) * 32 * 32 * 3)
