@@ -188,13 +188,18 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
 def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
     """The accuracy to expect on images collected anew, against the bar."""
     fresh, target = facts.published.fresh_test_set.points_lower, facts.bar.target
-    low, high = (test.mean - p / 100 for p in reversed(fresh))
+    low, high = (_after_loss(test, p) for p in reversed(fresh))
     clears = "still at or above" if low >= target else "below" if high < target else "on both sides of"
     text = (
         f"On images collected anew, networks lost {fresh[0]:g} to {fresh[1]:g} points; that would leave "
         f"{percent(low, 1)} to {percent(high, 1)}, {clears} the bar."
     )
     return CitedText(text, ("source/fresh", *estimate_sources(test)))
+
+
+def _after_loss(test: Estimate, lost: float) -> float:
+    """The accuracy less so many points, at least 0."""
+    return max(0.0, test.mean - lost / 100)
 
 
 def _comparison(ours: Estimate, theirs: Accuracy, name: str, what: str = "") -> CitedText:
@@ -323,5 +328,5 @@ def _numbers(facts: Facts) -> Iterator[Number]:
     for name, value in zip(("least", "most"), facts.published.fresh_test_set.points_lower, strict=True):
         yield Number(f"fresh.points_lower.{name}", value, "points", ("source/fresh",))
         if test:
-            left = test.mean - value / 100
+            left = _after_loss(test, value)
             yield Number(f"fresh.accuracy_less_{name}", left, "share", ("source/fresh", *estimate_sources(test)))

@@ -102,6 +102,12 @@ def test_evaluations_of_the_test_set_are_printed(demo: Facts, used: Evaluations,
     assert words in evaluations_sentence(with_study(demo, test_set_evaluations=used)).text
 
 
+def test_no_accuracy_to_expect_is_below_zero(demo: Facts) -> None:
+    weak = section(with_test(demo, 0.05))
+    assert "4 to 10 points; that would leave 0.0 % to 1.0 %, below the bar." in said(weak, "performance")
+    assert {n.name: n.value for n in weak.numbers}["fresh.accuracy_less_most"] == 0
+
+
 def test_figures_on_other_test_images_are_compared_with_nothing(demo: Facts) -> None:
     def published(facts: Facts, same_test: bool) -> Facts:
         accuracies = tuple(replace(a, same_test=same_test) for a in facts.published.accuracies)
