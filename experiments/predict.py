@@ -38,9 +38,9 @@ from sweeps.command_line import (
 )
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
-from sweeps.words import percent
+from sweeps.words import counted, percent
 
-_SHOWN = 2  # files of a folder that are no pictures
+_SHOWN = 10  # files of a folder that are no pictures
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,9 +95,8 @@ def _run(options: argparse.Namespace) -> int:
         for shown in errors[:_SHOWN]:
             print_error("predict.py", shown)
         if len(errors) > _SHOWN:
-            print_error(
-                "predict.py", f"{printable(given)}: {len(errors) - _SHOWN:,} more files are no readable pictures"
-            )
+            more = counted(len(errors) - _SHOWN, "more file")
+            print_error("predict.py", f"{printable(given)}: {more} cannot be read")
         failures += errors
     if not images:
         return USAGE
