@@ -7,6 +7,7 @@ request without a content type or with brackets nested too deep.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,6 +21,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]  # of ASGI
 MOST_IMAGES = 256  # a request
 _MOST_REQUESTS = 64  # at once
 _BODY_SECONDS = 30.0
+_REST_BYTES, _REST_SECONDS = 64_000_000, 5.0  # at most, of a refused body
 _PIXEL_BYTES = 18  # at most, as json.dumps writes it: "[255, 255, 255], " and a share of the brackets around
 _RULE = (
     'the body must be {"inputs": [image, ...]}, where an image is a list of rows, a row one of pixels, and a pixel one '
@@ -58,7 +60,9 @@ class Guard:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._application(scope, receive, send)
         elif self._places.locked():
-            await _refuse(send, 503, f"at most {_MOST_REQUESTS} requests are answered at once; try again later")
+            await _refuse(
+                send, 503, f"at most {_MOST_REQUESTS} requests are answered at once; try again later", receive
+            )
         else:
             async with self._places:
                 await self._post(scope, receive, send)
@@ -67,11 +71,11 @@ class Guard:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"none").decode("latin-1")
         if kind.partition(";")[0].strip().lower() != "application/json":
-            await _refuse(send, 415, f"the content type must be application/json, but got {kind[:80]}")
+            await _refuse(send, 415, f"the content type must be application/json, but got {kind[:80]}", receive)
             return
         too_large = f"the body must have at most {self._most_bytes:,} bytes"
         if int(headers.get(b"content-length", 0)) > self._most_bytes:
-            await _refuse(send, 413, too_large)
+            await _refuse(send, 413, too_large, receive)
             return
         body = bytearray()
         message: Message = {"more_body": True}
@@ -86,7 +90,7 @@ class Guard:
             await _refuse(send, 408, f"the body must arrive within {_BODY_SECONDS:g} seconds")
             return
         if len(body) > self._most_bytes:
-            await _refuse(send, 413, too_large)
+            await _refuse(send, 413, too_large, receive if message["more_body"] else None)
             return
         if _BODY.fullmatch(body) is None:
             await _refuse(send, 400, f"{_RULE}; but got {bytes(body[:80])!r}")
@@ -99,9 +103,28 @@ class Guard:
         await self._application(scope, replay, send)
 
 
-async def _refuse(send: Send, status: int, message: str) -> None:
+async def _refuse(send: Send, status: int, message: str, rest: Receive | None = None) -> None:
+    """Answer with the reason.
+
+    Args:
+        rest: of the body, where it was not read to its end: many clients send all of it before they read an answer, and
+            a connection that is closed before that is reset for them.
+    """
     content = json.dumps({"error_code": "BAD_REQUEST", "message": message}).encode()
-    # The rest of the body is not read, so the connection cannot be used again.
+    # The body may not be read to its end, so the connection cannot be used again.
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": "http.response.body", "body": content, "more_body": True})  # to clients that wait for it
+    if rest is not None:
+        await _discard(rest)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    read, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_REST_SECONDS):
+            while more and read < _REST_BYTES:
+                message = await receive()
+                read, more = read + len(message.get("body", b"")), message.get("more_body", False)

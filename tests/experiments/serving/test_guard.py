@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from unittest.mock import Mock
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
+import uvicorn
 
 from experiments.serving import guard
 from experiments.serving.guard import MOST_IMAGES, Guard, Message, Receive, Send, most_bytes
+from experiments.serving.local import HOST, listen
 
 IMAGE = [[[0, 7, 255]] * 2] * 2
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
@@ -148,3 +154,52 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
     asyncio.run(Guard(Mock(), most_bytes=1000)(scope, silent, send))
     said = json.loads(sent[1]["body"])["message"]
     assert (sent[0]["status"], said) == (408, "the body must arrive within 0.01 seconds")
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """The address of a server of the guard."""
+    server = uvicorn.Server(uvicorn.Config(Guard(Mock(), most_bytes=1000), log_level="warning"))
+    with listen(0) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield f"http://{HOST}:{listening.getsockname()[1]}/invocations"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "reason"),
+    [
+        (b" " * 20_000_000, "application/json", 413, "the body must have at most 1,000 bytes"),
+        ([b" " * 1_000_000] * 20, "application/json", 413, "the body must have at most 1,000 bytes"),
+        (b" " * 20_000_000, "text/csv", 415, "the content type must be application/json, but got text/csv"),
+    ],
+)
+def test_a_client_that_sends_all_before_it_reads_gets_the_reason(
+    address: str, body: bytes | Iterable[bytes], kind: str, status: int, reason: str
+) -> None:
+    with pytest.raises(HTTPError) as raised:
+        urlopen(Request(address, body, {"Content-Type": kind}), timeout=20)
+    with raised.value as answer:
+        assert (answer.status, json.load(answer)["message"]) == (status, reason)
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_refused_body_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch, *, is_silent: bool) -> None:
+    monkeypatch.setattr(guard, "_REST_SECONDS", 0.01 if is_silent else 60)
+    sent: list[Message] = []
+    parts = itertools.count()
+
+    async def endless() -> Message:
+        next(parts)
+        await asyncio.sleep(60 if is_silent else 0)
+        return {"type": "http.request", "body": bytes(1_000_000), "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [*JSON, (b"content-length", b"1001")]}
+    asyncio.run(Guard(Mock(), most_bytes=1000)(scope, endless, send))
+    assert next(parts) == (1 if is_silent else 64)
+    assert sent[-1] == {"type": "http.response.body", "body": b""}
