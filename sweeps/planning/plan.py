@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 
@@ -162,9 +163,11 @@ class Plan:
         return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.at_once)
 
     def _flops(self, budget: Budget) -> float:
-        """Training FLOPs of a run of the default recipe with this budget."""
-        steps = budget.max_epochs * self.data_set.train_images / Recipe().batch_size
-        return min(budget.flops or math.inf, steps * step_flops(Recipe(), self.data_set))
+        """Training FLOPs of a run with this budget: the mean over the known-good points of the space, if it has any."""
+        recipes = [self.space.recipe(start, Recipe()) for start in self.space.starts] or [Recipe()]
+        steps = [budget.max_epochs * self.data_set.train_images / recipe.batch_size for recipe in recipes]
+        capped = [n * step_flops(recipe, self.data_set) for n, recipe in zip(steps, recipes, strict=True)]
+        return fmean(min(budget.flops or math.inf, flops) for flops in capped)
 
 
 def eval_schedule(validations: Mapping[float, int]) -> EvalSchedule:

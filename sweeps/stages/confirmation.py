@@ -80,6 +80,9 @@ class Confirmation(Stage):
         self._todo = list(self._unfinished())
         plan = sweep.plan
         self.progress = sweep.stage_of("confirm", self._todo, plan.final_flops() * plan.stretch(plan.preset.finals))
+        if self._todo:  # where the budget is a number of epochs, the candidates tell more than the plan
+            expected = plan.confirm_flops() / plan.preset.confirmations
+            self.progress.flops_after *= self.progress.flops_each / expected
 
     def runs(self) -> Iterator[SweepRun]:
         """Yield the runs that are still to do, first seeds of all candidates first."""

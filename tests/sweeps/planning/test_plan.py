@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from sweeps.planning.plan import SEARCH_SHARE, Plan, eval_schedule
 from sweeps.planning.presets import Preset, fixed_epochs
+from sweeps.planning.search_space import SearchSpace
 from sweeps.planning.space_file import SPACES
 from tests.sweeps import support
 from tests.sweeps.small_data import CPU
@@ -127,9 +129,12 @@ class TestEstimate:
         assert [gpus.stretch(runs) for runs in (1, 2, 3)] == [2, 1, 4 / 3], "workers that share a GPU are one"
         assert gpus.estimate(50) == replace(gpus, workers=2).estimate(50) < replace(gpus, workers=1).estimate(50)
 
-    def test_fixed_epochs_are_costed_by_the_base_recipe(self, plan: Plan) -> None:
-        by_epochs = replace(plan, preset=fixed_epochs(2.0))
-        an_epoch = 45_000 / Recipe().batch_size * step_flops(Recipe(), CIFAR10)
+    @pytest.mark.parametrize("name", ["full", "fast", "none"])
+    def test_fixed_epochs_are_costed_by_the_known_good_recipes_of_the_space(self, plan: Plan, name: str) -> None:
+        space = SPACES.get(name, SearchSpace(name="none", description="", parameters={}))
+        by_epochs = replace(plan, preset=fixed_epochs(2.0), space=space)
+        recipes = [space.recipe(start, Recipe()) for start in space.starts] or [Recipe()]
+        an_epoch = fmean(45_000 / recipe.batch_size * step_flops(recipe, CIFAR10) for recipe in recipes)
         assert by_epochs.trial_flops() == pytest.approx(2 * an_epoch)
         assert by_epochs.confirm_flops() == pytest.approx(4 * 2 * an_epoch)
         assert by_epochs.final_flops() == pytest.approx(2 * an_epoch)

@@ -52,11 +52,14 @@ class TestConfirmation:
         assert summary.champion is not None
         assert (summary.champion.source, summary.champion.baseline) == (3, None)
 
-    def test_its_time_left_includes_that_of_the_finals(self, sweep: Study) -> None:
+    def test_its_time_left_includes_that_of_finals_of_its_networks(self, sweep: Study) -> None:
         with pytest.raises(Interrupted):
             sweep.run(stop=lambda: "confirm-0-0" in sweep.tracker.runs)
-        stage = sweep.progress.stage
-        assert (stage.name, stage.flops_after) == ("confirm", sweep.plan.final_flops())
+        stage, plan = sweep.progress.stage, sweep.plan
+        assert stage.name == "confirm"
+        planned = plan.confirm_flops() / plan.preset.confirmations
+        assert stage.flops_each < planned / 2, "the plan is by another network"
+        assert stage.flops_after == pytest.approx(plan.final_flops() * stage.flops_each / planned)
 
     def test_complete_search_runs_leave_weights_if_asked_to(self, sweep: Study) -> None:
         sweep.fault = lambda key, starts: Diverged(key, "loss was nan") if key == "trial-1" else None
