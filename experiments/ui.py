@@ -24,7 +24,7 @@ from sweeps.command_line import OneLineParser, add_store, run_command, start, st
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
-from sweeps.tracking.views import TRIALS, UI_PORT, study_path, view_route
+from sweeps.tracking.views import TRIALS, UI_PORT, VIEWS, study_path, view_route
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -97,7 +97,9 @@ def serve(store: Store, number: int) -> int:
 
 
 def save_all_views(store: Store) -> list[str]:
-    """Give each study the views of its runs that it lacks; return the names of the studies, the most recent first.
+    """Give each study the views of its runs that it lacks; return the names of the studies.
+
+    The most recent comes first, and studies that adapt a network last.
 
     In a store that cannot be written to, studies stay without the views.
 
@@ -109,12 +111,12 @@ def save_all_views(store: Store) -> list[str]:
     client = connect(store.tracking_uri)
     with answering(store.tracking_uri):
         experiments = {experiment.experiment_id: experiment for experiment in every_experiment(client)}
-        runs = every_run(client, list(experiments), "tags.stage = 'study'")
-    recent = sorted(runs, key=lambda r: r.info.start_time, reverse=True)
-    studies = dict.fromkeys(r.info.experiment_id for r in recent)
+        runs = every_run(client, list(experiments), "tags.stage LIKE '%study'")
+    recent = sorted(runs, key=lambda r: (r.data.tags["stage"] == "study", r.info.start_time), reverse=True)
+    studies = {r.info.experiment_id: r.data.tags["stage"] for r in recent if r.data.tags["stage"] in VIEWS}
     with contextlib.suppress(StoreError), answering(store.tracking_uri):
-        for experiment_id in studies:
-            save_views(client, experiments[experiment_id])
+        for experiment_id, stage in studies.items():
+            save_views(client, experiments[experiment_id], stage)
     return [experiments[experiment_id].name for experiment_id in studies]
 
 

@@ -279,7 +279,7 @@ class _Command:
             return _stopped(stopper)
         print("Adapted: " + "\n".join(result.lines()))
         if alone:
-            _print_next(plan, study, store, tracker, tested=True)
+            _print_next(plan, study, store, tracker, tested=plan.confirm)
         return _unfinished(stopper) if lacking else 0
 
     def _data(self, console: SweepConsole) -> DataSource:

@@ -19,6 +19,9 @@ from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.mlflow_queue import queued
 from sweeps.words import best_trial, counted, percent, waiting_workers, with_tta
 
+_RUNNING, _INTERRUPTED = "running", "interrupted"
+_LONG_RUNS = {"confirmation": "confirm", "final": "final", "fine-tuning": "tuned"}  # stage of each row
+
 
 def read_status(store: Store, study: str) -> dict[str, str]:
     """Return the status of a study as a table of two columns for people.
@@ -34,13 +37,23 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     entries = queued(store.queues(study))
     runner = holder(store.lock(study))
     on_server = store.mlflow_file is None or Store.local(store.storage_url) is None
-    rows = {"study": study, **_search(stored, runner, on_server=on_server)}
-    for name, stage in (("confirmation", "confirm"), ("final", "final")):
-        own = [run for run in runs if run.data.tags.get("stage") == stage]
-        states = Counter(run.data.tags.get("state", "unknown") for run in own)
+    running = _RUNNING if runner is not None else f"{_RUNNING} or {_INTERRUPTED}" if on_server else _INTERRUPTED
+    tags = next((run.data.tags for run in runs if run.data.tags.get("key") == STUDY_KEY), {})
+    search = _search(stored, running)
+    if runner is not None:
+        state = f"run by {runner}"
+    elif on_server:
+        state = "does not run from this store; another machine may run it"
+    elif _INTERRUPTED in search["trials"] or tags.get("state") in (_RUNNING, _INTERRUPTED):
+        state = "interrupted; the same command resumes it"
+    else:
+        state = "not running"
+    rows = {"study": study, "state": state, **search}
+    for name, stage in _LONG_RUNS.items():
+        own = [run.data.tags.get("state", "unknown") for run in runs if run.data.tags.get("stage") == stage]
+        states = Counter(running if state == _RUNNING else state for state in own)
         if states:
             rows[name] = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    tags = next((run.data.tags for run in runs if run.data.tags.get("key") == STUDY_KEY), {})
     if "champion" in tags:
         rows["champion"] = f"trial {tags['champion']}"
     if runner is not None:
@@ -67,25 +80,13 @@ def _cluster(runs: Sequence[Run], study: Mapping[str, str]) -> dict[str, str]:
     return rows
 
 
-def _search(study: optuna.Study, runner: str | None, *, on_server: bool) -> dict[str, str]:
-    """Rows of the search. `runner` is the process that runs it, if any; `on_server`: another machine may run it."""
-    stopped = "running or interrupted" if on_server else "interrupted"
-    names = {
-        **STATE_OF_TRIAL,
-        TrialState.RUNNING: "running" if runner is not None else stopped,
-        TrialState.WAITING: "queued",
-    }
+def _search(study: optuna.Study, running: str) -> dict[str, str]:
+    """Rows of the search; `running` is the state of trials that have not ended."""
+    names = {**STATE_OF_TRIAL, TrialState.RUNNING: running, TrialState.WAITING: "queued"}
     counts = Counter(names[trial.state] for trial in study.get_trials(deepcopy=False))
-    state = "interrupted; the same command resumes it" if counts["interrupted"] else "not running"
-    if on_server:
-        state = "does not run from this store; another machine may run it"
     known = study.user_attrs.get(ADAPTATION, study.user_attrs)
     settings = [f"{name} {known[name]}" for name in ("space", "preset", "seed") if name in known]
-    rows = {
-        "state": state if runner is None else f"run by {runner}",
-        "settings": ", ".join(settings) or "none recorded",
-        "trials": "none yet",
-    }
+    rows = {"settings": ", ".join(settings) or "none recorded", "trials": "none yet"}
     if started := counts.total() - counts["queued"]:
         trials = ", ".join(f"{counts[name]} {name}" for name in names.values() if counts[name])
         rows["trials"] = f"{started} started: {trials}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -109,11 +109,19 @@ class Plan:
             runs = "once" if preset.finals == 1 else f"{preset.finals} times"
             final = _budget(preset.final.flops, preset.final.max_epochs)
             rows["final"] = f"the champion {runs} on all training images, {final}"
+        if stops := list(self._stops()):
+            rows["stops"] = f"no further trial after {' or '.join(stops)}"
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
         if remaining:  # else what is left of confirmation and final is not known here
             rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
         return rows
+
+    def _stops(self) -> Iterator[str]:
+        if self.timeout is not None:
+            yield f"{self.timeout:g} s"
+        if self.patience is not None:
+            yield f"{counted(self.patience, 'trial')} in a row without a better one"
 
     def confirm_flops(self) -> float:
         """Return the training FLOPs of the whole confirmation."""
@@ -159,8 +167,9 @@ class Plan:
 
     def estimate(self, remaining: int) -> float:
         """Return the seconds that the sweep will take."""
-        flops = remaining * self.trial_flops() * self.search_share + self.work_after_search()
-        return _START_SECONDS + flops * _OVERHEAD / (self.flops_per_second * self.at_once)
+        speed = self.flops_per_second * self.at_once / _OVERHEAD
+        search = remaining * self.trial_flops() * self.search_share / speed
+        return _START_SECONDS + min(search, self.timeout or math.inf) + self.work_after_search() / speed
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a run with this budget: the mean over the known-good points of the space, if it has any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from optuna.trial import Trial
@@ -37,6 +38,7 @@ class Search(Stage):
             total=plan.trials,
             flops_each=plan.search_share * plan.trial_flops(),
             flops_after=plan.work_after_search(),
+            most_seconds=math.inf if plan.timeout is None else plan.timeout - self._before,
             counts=ended_trials(sweep.study),
         )
         if self.progress.counts["complete"]:

@@ -68,9 +68,13 @@ def renamed(client: MlflowClient, study: str) -> Experiment | None:
     return experiments[found.pop()] if len(found) == 1 else None
 
 
-def save_views(client: MlflowClient, experiment: Experiment) -> None:
-    """Give the experiment of a study the views that it lacks; views that the user has changed stay."""
-    for tag, value in view_tags(time.time_ns() // 1_000_000).items():
+def save_views(client: MlflowClient, experiment: Experiment, stage: str) -> None:
+    """Give the experiment of a study the views that it lacks; views that the user has changed stay.
+
+    Args:
+        stage: tag of the study's own run.
+    """
+    for tag, value in view_tags(stage, time.time_ns() // 1_000_000).items():
         if tag not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, tag, value)
 

@@ -37,7 +37,7 @@ from sweeps.tracking.mlflow_client import every_run, open_client, renamed, save_
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.notes import link
 from sweeps.tracking.registry import log_classifier, register
-from sweeps.tracking.views import view_route
+from sweeps.tracking.views import VIEWS, view_route
 
 _METRICS = 800  # per call: MLflow accepts 1,000 metrics, params and tags
 _NOTE_LETTERS = 5000  # of an experiment's tag
@@ -212,8 +212,8 @@ class MlflowExperiment:
             for name in ("reason", "node") & run.data.tags.keys():  # the run has not ended, and may move
                 self._client.delete_tag(run_id, name)
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry.tags.items()])
-        if entry.tags.get("stage") == "study":
-            save_views(self._client, self._client.get_experiment(self._experiment))
+        if (stage := entry.tags.get("stage", "")) in VIEWS:
+            save_views(self._client, self._client.get_experiment(self._experiment), stage)
         if not run.inputs or not run.inputs.dataset_inputs:
             self._client.log_inputs(run_id, [DatasetInput(_dataset(entry.tags), _splits(entry.params))])
         # A crash between two calls may have left some out.

@@ -14,18 +14,21 @@ TRIALS, FINALISTS = "trials", "finalists"
 UI_PORT = 5000  # of `make ui`
 
 _TAG = "mlflow.sharedViewState."
-# Of the space `full`; the name has model and optimizer.
-_PARAMETERS = ("learning_rate", "batch_size", "mix", "translate", "cutout")
 _NAME, _NOTE = "attributes.`Run Name`", "attributes.`Description`"
 _WIDTHS = {_NAME: 330, _NOTE: 320}  # pixels
 _SECTION = "search"
 
 
-def view_tags(now: int) -> dict[str, str]:
-    """Return the tags of an experiment that hold its views; `now` is in milliseconds since 1970."""
+def view_tags(stage: str, now: int) -> dict[str, str]:
+    """Return the tags of an experiment that hold its views.
+
+    Args:
+        stage: tag of the study's own run, a key of `VIEWS`.
+        now: milliseconds since 1970.
+    """
     return {
         f"{_TAG}{key}": json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})
-        for key, (name, state) in _VIEWS.items()
+        for key, (name, state) in VIEWS[stage].items()
     }
 
 
@@ -43,9 +46,20 @@ def _column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
 
 
-def _view(*, only: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str, Any]:
+def _view(
+    *, only: str, metrics: Sequence[str], params: Sequence[str], tags: Sequence[str], coordinates: Sequence[str]
+) -> dict[str, Any]:
     columns = [*(_column("metrics", name) for name in metrics), _NOTE]
-    columns += [*(_column("params", name) for name in _PARAMETERS), *(_column("tags", name) for name in tags)]
+    columns += [*(_column("params", name) for name in params), *(_column("tags", name) for name in tags)]
+    charts = [
+        _chart("LINE", metricKey="val/accuracy", selectedMetricKeys=["val/accuracy"], isGenerated=True),
+        _chart(
+            "PARALLEL",
+            selectedParams=list(coordinates),
+            selectedMetrics=["val/accuracy"],
+            showAllRuns=True,
+        ),
+    ]
     return {
         "searchFilter": only,
         "orderByKey": _column("metrics", "val/accuracy"),
@@ -54,9 +68,9 @@ def _view(*, only: str, metrics: Sequence[str], tags: Sequence[str]) -> dict[str
         "columnOrder": [_NAME, *columns],
         "columnWidths": _WIDTHS,
         "runsHiddenMode": "FIRST_20_RUNS",  # of the charts
-        "compareRunCharts": _CHARTS,
+        "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": _SECTION, "name": "Search", "display": True, "isReordered": True, "columns": len(_CHARTS)}
+            {"uuid": _SECTION, "name": "Search", "display": True, "isReordered": True, "columns": len(charts)}
         ],
         "isAccordionReordered": True,  # else the UI sorts the sections by name
     }
@@ -66,27 +80,41 @@ def _chart(kind: str, **settings: object) -> dict[str, object]:
     return {"type": kind, "uuid": f"{_SECTION}-{kind}", "metricSectionId": _SECTION, "deleted": False, **settings}
 
 
-_COORDINATES = ["model", "optimizer", "learning_rate", "batch_size"]
-_CHARTS = [
-    _chart("LINE", metricKey="val/accuracy", selectedMetricKeys=["val/accuracy"], isGenerated=True),
-    _chart(
-        "PARALLEL",
-        selectedParams=_COORDINATES,
-        selectedMetrics=["val/accuracy"],
-        showAllRuns=True,
-    ),
-]
-_VIEWS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    TRIALS: (
+def _views(
+    name: str, study: str, trial: str, params: Sequence[str], coordinates: Sequence[str]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the names and states of the views of a study, by key.
+
+    Args:
+        name: of the view of its trials.
+        study, trial: stages of its own run, and of its trials.
+        params: columns; the name of a run has others.
+    """
+    shown = {"params": params, "coordinates": coordinates}
+    trials = _view(only=f"tags.stage = '{trial}'", metrics=["val/accuracy"], tags=["state"], **shown)
+    finalists = _view(
+        only=f"tags.stage != '{trial}' AND tags.stage != '{study}'",
+        metrics=["val/accuracy", "test/accuracy"],
+        tags=["source_trial"],
+        **shown,
+    )
+    return {TRIALS: (name, trials), FINALISTS: ("Finalists", finalists)}
+
+
+# By the stage of the study's own run.
+VIEWS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
+    "study": _views(
         "Trials by accuracy",
-        _view(only="tags.stage = 'search'", metrics=["val/accuracy"], tags=["state"]),
+        "study",
+        "search",
+        params=["learning_rate", "batch_size", "mix", "translate", "cutout"],  # of the space `full`
+        coordinates=["model", "optimizer", "learning_rate", "batch_size"],
     ),
-    FINALISTS: (
-        "Finalists",
-        _view(
-            only="tags.stage != 'search' AND tags.stage != 'study'",
-            metrics=["val/accuracy", "test/accuracy"],
-            tags=["source_trial"],
-        ),
+    "adapted-study": _views(
+        "Heads by accuracy",
+        "adapted-study",
+        "adapt",
+        params=["mirrored"],
+        coordinates=["scaling", "penalty", "mirrored"],
     ),
 }

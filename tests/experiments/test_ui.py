@@ -30,9 +30,11 @@ from cifar_core.data.data_set import CIFAR10
 from cifar_core.evaluation.pictures import class_accuracies, unlabelled
 from experiments import ui
 from sweeps.store import Store
+from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import runs_of
 from sweeps.tracking.notes import link, run_note, study_note
+from sweeps.tracking.tracker import MlflowTracker, RunLabel
 from tests.experiments.fake_store import Fake
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +148,25 @@ def test_an_unknown_study_is_not_found(site: str) -> None:
     answer = requests.get(f"{site}/study/<b>none</b>")
     assert (answer.status_code, answer.text) == (404, "There is no study <b>none</b>")
     assert answer.headers["Content-Type"].startswith("text/plain")
+
+
+def test_studies_of_adapted_networks_are_listed_last_and_have_views(tmp_path: Path) -> None:
+    store = Store.locate(tmp_path / "store")
+    store.create()
+    for name, stage in (("a", "study"), ("b", "study"), ("b-adapted", "adapted-study"), ("labels/b", "label-curve")):
+        tracker = MlflowTracker(store, name)
+        tracker.open_study(RunLabel(key=STUDY_KEY, name=name, tags={"stage": stage, "study": name}, params={}))
+        assert tracker.close() == 0
+    client = MlflowClient(store.tracking_uri)
+    for experiment in client.search_experiments():
+        for tag in [tag for tag in experiment.tags if tag.startswith("mlflow.sharedViewState.")]:
+            client.delete_experiment_tag(experiment.experiment_id, tag)
+    assert ui.save_all_views(store) == ["b", "a", "b-adapted"]
+    names = {}
+    for experiment in client.search_experiments():
+        if view := experiment.tags.get("mlflow.sharedViewState.trials"):
+            names[experiment.name] = json.loads(view)["name"]
+    assert names == {"a": "Trials by accuracy", "b": "Trials by accuracy", "b-adapted": "Heads by accuracy"}
 
 
 def test_a_store_that_cannot_be_written_to_shows_its_runs_without_views(browsed: Path, tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_what_a_run_resumed_from_was_not_computed_here_and_idle_workers_stretch_
     assert progress.spent == 2e12
 
 
+def test_a_search_starts_no_trial_after_its_time() -> None:
+    search = StageProgress("search", total=1000, flops_each=4e12, flops_after=1e12, most_seconds=130)
+    progress = SweepProgress(search, spent=8e12)
+    progress.start_time -= 100
+    run = SweepRun("trial 3", JOB, flops=8e12, point=point(2))
+    share, speed = 0.9, 10e12 / 100
+    assert progress.view("s", [run]).seconds_left == pytest.approx(30 + (2e12 + share * 1e12) / speed, abs=1.5)
+    progress.start_time -= 100
+    assert progress.view("s", [run]).seconds_left == pytest.approx(2 * (2e12 + share * 1e12) / speed, abs=1.5)
+
+
 def test_no_estimate_at_first() -> None:
     assert SweepProgress(spent=1e12).view("s", []).seconds_left is None
     assert SweepProgress(start_time=time.monotonic() - 100).view("s", []).seconds_left is None

@@ -554,13 +554,19 @@ def test_a_sweep_whose_adaptation_fails_says_it_too(
 )
 @pytest.mark.usefixtures("stubs")
 def test_what_an_adaptation_may_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], test: bool, fine_tune: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    test: bool,
+    fine_tune: bool,
 ) -> None:
     made = Mock(return_value=Mock(run=lambda: ADAPTED))
     monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
     monkeypatch.setattr(run_study, "Adaptation", made)
     assert main(("--adapt-only", "--preset", "smoke", "--store", str(tmp_path / "store"), *given)) == 0
     assert (made.call_args.kwargs["plan"].confirm, made.call_args.kwargs["fine_tune"]) == (test, fine_tune)
+    assert ("Serve the champion: " in capsys.readouterr().out) == test
 
 
 @pytest.mark.parametrize(("given", "study"), [([], "smoke-full-adapted"), (["--study", "pets"], "pets-adapted")])

@@ -68,7 +68,7 @@ def test_what_is_told(store: Store) -> None:
         "settings": "space full, preset smoke, seed 0",
         "trials": "5 started: 2 complete, 1 pruned, 1 failed, 1 interrupted, 1 queued",
         "best": "60.0 % validation accuracy, trial 1, net1",
-        "confirmation": "1 complete, 1 running",
+        "confirmation": "1 complete, 1 interrupted",
         "final": "1 complete",
         "champion": "trial 1",
         "test": "79.25 % (80.00 % with test-time augmentation)",
@@ -83,6 +83,7 @@ def test_who_is_running_it(store: Store) -> None:
         rows = read_status(store, "s")
     assert rows["state"].startswith("run by process ")
     assert ", 1 running, 1 queued" in rows["trials"]
+    assert rows["confirmation"] == "1 complete, 1 running"
     assert rows["nodes"] == "confirm-0-0 on node-1 GPU 0"
     assert rows["waiting"] == "3 workers wait for resources"
 
@@ -92,6 +93,7 @@ def test_a_study_on_a_server_may_run_on_another_machine(store: Store, monkeypatc
     rows = read_status(store, "s")
     assert rows["state"] == "does not run from this store; another machine may run it"
     assert ", 1 running or interrupted, 1 queued" in rows["trials"]
+    assert rows["confirmation"] == "1 complete, 1 running or interrupted"
     with acquire(store.lock("s"), "s"):
         rows = read_status(store, "s")
     assert rows["state"].startswith("run by process ")
@@ -111,6 +113,23 @@ def test_a_study_that_adapts_a_network(store: Store) -> None:
     rows = read_status(store, "s-adapted")
     assert rows["settings"] == "preset quick, seed 7"
     assert rows["best"] == "75.0 % validation accuracy, trial 0, scaling length"
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])  # as a crash leaves it, and as Ctrl-C does
+def test_a_study_that_stopped_after_its_search_is_interrupted(tmp_path: Path, state: str) -> None:
+    store = Store.locate(tmp_path / "store")
+    store.create()
+    optuna.create_study(study_name="s", storage=store.storage_url).add_trial(create_trial(value=0.5))
+    tracker = MlflowTracker(store, "s")
+    tracker.open_study(STUDY)
+    tracker.begin(RunLabel(key="final-0-0", name="f", tags={"stage": "tuned"}, params={}))
+    if state == "interrupted":
+        tracker.end("final-0-0", "interrupted")
+        tracker.end_study("interrupted", {})
+    assert tracker.close() == 0
+    rows = read_status(store, "s")
+    assert rows["state"] == "interrupted; the same command resumes it"
+    assert rows["fine-tuning"] == "1 interrupted"
 
 
 def test_asking_changes_nothing(store: Store) -> None:

@@ -94,6 +94,12 @@ class TestRows:
             ({"confirm": False}, "confirmation", None),
             ({"workers": 1, "threads": 8}, "device", f"{CPU.describe()}, fp32, 1 worker x 8 threads"),
             ({"trials": 57}, "trials", "57, 50 of them to do"),
+            ({}, "stops", None),
+            (
+                {"timeout": 600.0, "patience": 5},
+                "stops",
+                "no further trial after 600 s or 5 trials in a row without a better one",
+            ),
         ],
     )
     def test_what_differs(self, plan: Plan, change: dict[str, Any], row: str, text: str | None) -> None:
@@ -107,6 +113,9 @@ class TestEstimate:
 
     def test_what_changes_it(self, plan: Plan) -> None:
         assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
+        brief = replace(plan, timeout=60)
+        assert brief.estimate(10_000) == pytest.approx(plan.estimate(0) + 60)
+        assert brief.estimate(0) == plan.estimate(0)
         assert replace(plan, workers=8, cores=8).estimate(50) < plan.estimate(50) / 3
         assert replace(plan, workers=8).estimate(50) == plan.estimate(50), "they share two cores"
         alone = replace(plan, confirm=False)

@@ -265,6 +265,14 @@ class TestRecord:
         assert experiment.tags["mlflow.note.content"] == run.data.tags["mlflow.note.content"]
         assert json.loads(experiment.tags["mlflow.sharedViewState.trials"])["name"] == "Trials by accuracy"
 
+    def test_the_study_of_an_adapted_network_has_a_view_of_its_heads(self, store: Mlflow) -> None:
+        adapted = replace(STUDY, tags={**STUDY.tags, "stage": "adapted-study"})
+        store.open().open_study(adapted)
+        experiment = store.client.get_experiment(store.run("study").info.experiment_id)
+        view = json.loads(experiment.tags["mlflow.sharedViewState.trials"])
+        assert view["name"] == "Heads by accuracy"
+        assert json.loads(view["state"])["searchFilter"] == "tags.stage = 'adapt'"
+
     def test_a_view_that_the_user_has_changed_stays(self, store: Mlflow) -> None:
         store.open()
         experiment = store.run("study").info.experiment_id
