@@ -59,6 +59,8 @@ def from_result(result: Result, reader: StudyReader | None) -> TrainedRun:
         metrics |= {f"test_class/{name}": value for name, value in test.class_accuracy.items()}
     hardware = result.hardware
     images = {} if reader is None else _images(reader, result.run_id)
+    if share := result.recipe.get("val_fraction"):
+        images["val"] = max(1, round(share * (CIFAR10.train_images + CIFAR10.val_images)))
     return TrainedRun(
         run_id=result.run_id,
         description=f"reproduction of {result.name}, seed {result.seed}",

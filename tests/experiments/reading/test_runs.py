@@ -20,6 +20,7 @@ def test_a_result_of_a_reproduction_has_what_a_run_has() -> None:
     assert found.curves["val/loss"][-1] == (result.curve[-1].step, result.curve[-1].watched_loss)
     assert found.steps_an_epoch == pytest.approx(2000)
     assert found.answers is None
+    assert found.images == {"val": 10_000, "test": 10_000}, "a fifth of the 50,000 images is held out"
 
 
 def test_damaged_answers_are_as_good_as_none(fresh_store: Fake) -> None:
