@@ -39,7 +39,7 @@ def compare_classes(comparison: Comparison) -> ClassTable | None:
     """Compare accuracies by class on the test images, or on the validation images if a group was not tested.
 
     Returns:
-        None if the groups are of different data, or have no split in common.
+        None if the groups are not known to be of the same data, or have no split in common.
     """
     if not comparison.is_of_same_data:
         return None

@@ -66,7 +66,7 @@ def draw_curves(comparison: Comparison, metric: str) -> go.Figure:
 
 
 def caption(comparison: Comparison, metric: str) -> CitedText:
-    """The meaning of the lines, and the group that ends best; groups on different images are not ranked."""
+    """The meaning of the lines, and the group that ends best, if all are known to be of the same images."""
     drawn = [curve for curve in run_curves(comparison, metric) if curve[-1] != "train"]
     splits = sorted({split for _, _, split in drawn}, reverse=True)
     text = f"Solid: {' or '.join(SPLITS[split] for split in splits)} images; dotted" if drawn else "Dotted"
@@ -80,5 +80,5 @@ def caption(comparison: Comparison, metric: str) -> CitedText:
         if list(ends.values()).count(ends[best]) == 1:
             text += f". {best} ends {'highest' if metric == 'accuracy' else 'lowest'}, at {value}"
     elif len(splits) > 1 or not comparison.is_of_same_data:
-        text += ". Groups that were evaluated on different images cannot be compared by these curves"
+        text += ". Groups cannot be compared by these curves unless they were evaluated on the same images"
     return CitedText(f"{text}.", comparison.sources)

@@ -69,9 +69,9 @@ class Group:
         return statistics.fmean(values) if values else None
 
     def estimate(self, metric: str) -> Estimate | None:
-        """The mean accuracy of the complete runs with its 95 % interval."""
+        """The mean accuracy of the complete runs with its 95 % interval; None if their data set is not recorded."""
         known = [r for r in self.complete if metric in r.metrics]
-        if not known:
+        if not known or any("data_sha256" not in r.conditions for r in known):
             return None
         split = metric.partition("/")[0]
         whole = (r.data_set.test_images if split == "test" else r.data_set.val_images for r in known)
@@ -98,8 +98,8 @@ class Comparison:
 
     @property
     def is_of_same_data(self) -> bool:
-        """True if all groups are of the same data, as far as that is known."""
-        return all(_same_data(group, self.reference) for group in self.groups)
+        """True if all groups are known to be of the same data."""
+        return not any(_other_data(group, self.reference) for group in self.groups)
 
     @property
     def others(self) -> tuple[Group, ...]:
@@ -180,8 +180,8 @@ def compare(metric: ComparedMetric, group: Group, reference: Group) -> Differenc
         return Difference("unknown", reason=f"{unfinished} is not complete")
     if metric.tolerance is not None:
         return _compare_cost(metric, group, reference, ours, theirs)
-    if not _same_data(group, reference):
-        return Difference("unknown", reason="other data")
+    if other := _other_data(group, reference):
+        return Difference("unknown", reason=other)
     if metric.direction > 0:
         return _compare_accuracy(metric, group, reference)
     p = welch(group.values(metric.key), reference.values(metric.key))
@@ -211,17 +211,23 @@ def _compare_accuracy(metric: ComparedMetric, group: Group, reference: Group) ->
 def _compare_cost(metric: ComparedMetric, group: Group, reference: Group, ours: float, theirs: float) -> Difference:
     if not theirs:
         return Difference("unknown", reason=f"{reference.name} has none")
-    other = [n for n in HARDWARE if group.setting(n, CONDITIONS) != reference.setting(n, CONDITIONS)]
+    other = next(filter(None, (_unlike(group, reference, name, noun) for name, noun in HARDWARE.items())), "")
     if other and metric.key != "cost/training_flops":
-        return Difference("unknown", reason=f"another {HARDWARE[other[0]]}")
+        return Difference("unknown", reason=other)
     share = ours / theirs - 1
     return Difference(_outcome(metric.direction * share if abs(share) > (metric.tolerance or 0) else 0), share)
 
 
-def _same_data(group: Group, reference: Group) -> bool:
-    """Return true if both are of the same data, or if that is not known."""
-    one, other = (each.setting("data_sha256", CONDITIONS) for each in (group, reference))
-    return one is None or other is None or one == other
+def _other_data(group: Group, reference: Group) -> str:
+    return _unlike(group, reference, "data_sha256", "data set")
+
+
+def _unlike(group: Group, reference: Group, name: str, noun: str) -> str:
+    """Return why the two are not known to have the same condition; "" if they are."""
+    for each in (group, reference):
+        if any(name not in r.conditions for r in each.counted):
+            return f"the {noun} of {each.name} is not recorded"
+    return "" if group.setting(name, CONDITIONS) == reference.setting(name, CONDITIONS) else f"another {noun}"
 
 
 def _outcome(gain: float, p: float = 0.0) -> str:
@@ -235,12 +241,15 @@ def image_by_image(group: Group, reference: Group, label: str | None = None) -> 
         label: only test images of this class.
 
     Raises:
-        NotPaired: a run has no stored answers (to images of this class), or the runs were tested on different images.
+        NotPaired: a run has no stored answers (to images of this class), or the runs are not known to have been tested
+            on the same images.
     """
     theirs, ours = reference.counted[0].answers, group.counted[0].answers
     if theirs is None or ours is None:
         raise NotPaired(f"not stored for {(reference if theirs is None else group).name}")
-    if theirs.true != ours.true or not _same_data(group, reference):
+    if other := _other_data(group, reference):
+        raise NotPaired(other)
+    if theirs.true != ours.true:
         raise NotPaired(f"{group.name} and {reference.name} were tested on different images")
     chosen = [label is None or true == label for true in theirs.true]
     if not any(chosen):

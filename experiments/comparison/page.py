@@ -26,6 +26,7 @@ from sweeps.snapshot import readable
 from sweeps.store import DEFAULT_STORE, Store
 
 _NO_LIMIT = 100_000  # columns
+_UNRECORDED = "data that is not recorded"
 SECTIONS = (outcome.lead, outcome.metrics, outcome.images, classes.section, settings.section, curves.section)
 
 
@@ -48,7 +49,7 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
     runs = [r for group in comparison.groups for r in group.runs]
     newest = max(r.date for r in runs)
     what = {r.run_id: f"{r.description}, {r.state}" for r in runs}
-    data = {r.conditions.get("data", CIFAR10.name) for r in runs}
+    data = {r.conditions.get("data", CIFAR10.name) if "data_sha256" in r.conditions else _UNRECORDED for r in runs}
     page = Page(
         name="runs",
         title=f"Side by side: {', '.join(group.name for group in comparison.groups)}",

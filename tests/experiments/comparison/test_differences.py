@@ -123,7 +123,24 @@ def test_accuracies_on_other_data_are_not_compared(chosen: Chosen, pair: Compari
     others = with_run(pair, conditions=conditions)
     validated = with_run(chosen("good/confirm-2-0", "searched"), conditions=conditions)
     for comparison, key in ((validated, "val/accuracy"), (others, "test/accuracy"), (others, "test/loss")):
-        assert found(comparison, key) == Difference("unknown", reason="other data")
+        assert found(comparison, key) == Difference("unknown", reason="another data set")
     assert found(others, "cost/training_flops").outcome != "unknown"
-    with pytest.raises(NotPaired, match="were tested on different images"):
+    with pytest.raises(NotPaired, match="another data set"):
         image_by_image(others.others[0], others.reference)
+
+
+def test_what_is_not_recorded_is_not_taken_for_the_same(pair: Comparison) -> None:
+    groups = tuple(
+        replace(group, runs=tuple(replace(r, conditions={}) for r in group.runs)) if group.name == "good" else group
+        for group in pair.groups
+    )
+    bare = Comparison((*groups, replace(groups[1], name="third")), groups[0], baseline=False)
+    assert not bare.is_of_same_data
+    assert groups[0].estimate("test/accuracy") is None
+    for key in ("test/accuracy", "test/loss"):
+        assert found(bare, key) == Difference("unknown", reason="the data set of good is not recorded")
+    with pytest.raises(NotPaired, match="the data set of good is not recorded"):
+        image_by_image(groups[1], groups[0])
+    alone = Comparison((groups[0], replace(groups[0], name="other")), groups[0], baseline=False)
+    assert found(alone, "cost/seconds") == Difference("unknown", reason="the device of other is not recorded")
+    assert found(alone, "cost/training_flops").outcome == "not significant"

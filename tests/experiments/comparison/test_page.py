@@ -123,3 +123,16 @@ def test_a_narrow_terminal_shows_as_many_runs_side_by_side_as_fit(
     assert len(heads) > 1
     assert " ".join(lines[place + 1] for place in heads).split() == [name.partition("/")[2] for name in names]
     assert max(map(len, lines[: heads[-1] + 2])) <= 60
+
+
+def test_a_run_that_was_logged_by_hand_is_shown_but_not_judged(fresh_store: Fake, tmp_path: Path) -> None:
+    fresh_store.add(trials=(Trial(),), champion=())
+    client = fresh_store.client
+    run_id = client.create_run(client.create_experiment("by hand"), run_name="mine").info.run_id
+    client.log_param(run_id, "epochs", "10")
+    client.log_metric(run_id, "val/accuracy", 0.5)
+    client.set_terminated(run_id)
+    text = write_page(fresh_store, tmp_path, "--runs", "demo", "mine").markdown
+    assert "| 50.00 %; not judged: the data set of mine is not recorded |" in text
+    assert "No accuracy of demo can be compared with another: the data set of mine is not recorded." in text
+    assert "CIFAR-10, data that is not recorded, newest run of " in text
