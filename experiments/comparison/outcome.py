@@ -150,7 +150,7 @@ def _accuracies(comparison: Comparison) -> str:
     }
     if all(comparison.reference.mean(f"{split}/accuracy") is None for split in ("test", "val")):
         return f"{name} has no accuracy yet, so that none can be compared with it."
-    reasons = dict[str, None]()
+    reasons = {group.name: "no accuracy on the same images" for group in comparison.others}
     for split in ("test", "val"):
         metric = next(m for m in METRICS if m.key == f"{split}/accuracy")
         found = {group.name: compare(metric, group, comparison.reference) for group in comparison.others}
@@ -160,9 +160,10 @@ def _accuracies(comparison: Comparison) -> str:
             missing = [n for n in found if n not in known]
             text = f"On the {SPLITS[split]} images {told}."
             return text + (f" {listed(missing)} cannot be compared on them." if missing else "")
-        reasons |= {d.reason: None for d in found.values() if d and not d.reason.startswith("not measured")}
-    why = listed([*reasons]) or "no other group has one on the same images"
-    return f"No accuracy of {name} can be compared with another: {why}."
+        reasons |= {n: d.reason for n, d in found.items() if d and not d.reason.startswith("not measured")}
+    groups = {why: [n for n, reason in reasons.items() if reason == why] for why in reasons.values()}
+    whys = [why if len(groups) == 1 or names[0] in why else f"{why} ({listed(names)})" for why, names in groups.items()]
+    return f"No accuracy of {name} can be compared with another: {'; '.join(whys)}."
 
 
 def _image_cells(group: Group, reference: Group) -> list[Cell]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from experiments.comparison import outcome
+from experiments.comparison.differences import Comparison
 from experiments.pages.blocks import Bullets, Table
 from experiments.pages.text import CitedText
 from tests.experiments.comparison.conftest import Chosen
@@ -32,13 +34,29 @@ def test_without_a_baseline_the_headline_compares_accuracies(chosen: Chosen) -> 
         "(0.00 points). searched cannot be compared on them."
     )
     told = outcome.headline(chosen("good/trial-1", "bad")).text
-    why = "no other group has one on the same images"
-    assert told == f"No accuracy of good/trial-1 can be compared with another: {why}."
+    assert told == "No accuracy of good/trial-1 can be compared with another: no accuracy on the same images."
     comparison = chosen("good", "bad")
     first, second = comparison.groups
     begun = replace(first, runs=(replace(first.runs[0], metrics={}),))
     told = outcome.headline(replace(comparison, groups=(begun, second), reference=begun)).text
     assert told == "good has no accuracy yet, so that none can be compared with it."
+
+
+def test_each_reason_against_a_comparison_names_its_groups(chosen: Chosen) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "bad": {"conditions": {"data_sha256": "cd" * 32}},
+        "level": {"metrics": {"val/accuracy": 0.9}},
+        "twice": {"conditions": {}},
+    }
+    groups = tuple(
+        replace(group, runs=tuple(replace(r, **changes.get(group.name, {})) for r in group.runs))
+        for group in chosen("good", "bad", "level", "twice", "searched").groups
+    )
+    comparison = Comparison(groups, groups[0], baseline=False)
+    assert outcome.headline(comparison).text == (
+        "No accuracy of good can be compared with another: another data set (bad); no accuracy on the same images "
+        "(level and searched); the data set of twice is not recorded."
+    )
 
 
 def test_groups_say_what_they_are_and_which_runs_are_not_complete(chosen: Chosen) -> None:
