@@ -178,14 +178,14 @@ def _image_cells(group: Group, reference: Group) -> list[Cell]:
 
 def _caveats(group: Group) -> Iterator[CitedText]:
     kept = [r for r in group.runs if r.params.get("keep_best") == "True"]
-    short = [r for r in group.complete if _epochs(r) < 0.99 * float(r.params.get("epochs", 0))]
+    short = [r for r in group.complete if _epochs(r) < 0.99 * _planned(r)]
     unfinished = [r for r in group.runs if r.state != "complete"]
     if kept:
         text = f"{group.name} was tested with its best weights; its validation figures are of the last epoch."
         yield _cited(text, kept)
     if short:
-        planned = float(short[0].params["epochs"])
-        yield _cited(f"{group.name} ran {_epochs(short[0]):.4g} of {planned:g} planned epochs.", short)
+        ran = f"{_epochs(short[0]):.4g} of {_planned(short[0]):g}"
+        yield _cited(f"{group.name} ran {ran} planned epochs.", short)
     if unfinished and group.complete:
         counted = f"{len(group.complete)} of {len(group.runs)}"
         yield _cited(f"Only the complete runs of {group.name} count ({counted}).", unfinished)
@@ -200,3 +200,11 @@ def _cited(text: str, runs: Sequence[TrainedRun]) -> CitedText:
 
 def _epochs(r: TrainedRun) -> float:
     return r.metrics.get("cost/epochs", math.inf)
+
+
+def _planned(r: TrainedRun) -> float:
+    """Return the planned epochs; 0 where none are recorded, or as in "auto" no number."""
+    try:
+        return float(r.params.get("epochs", 0))
+    except ValueError:
+        return 0

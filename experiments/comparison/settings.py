@@ -44,9 +44,9 @@ def shown(name: str, value: str | None) -> str:
     if value is None:
         return "not recorded"
     if name == "parameters":
-        return re.sub(r"\d+", lambda found: f"{int(found[0]):,}", value)
+        return re.sub(r"\b\d{1,99}\b", lambda found: f"{int(found[0]):,}", value)
     if name in _FLOPS:
-        return re.sub(r"\d[\d.]*(e[-+]?\d+)?", lambda found: _flops(float(found[0])), value)
+        return re.sub(r"\d+(\.\d+)?(e[-+]?\d+)?", lambda found: _flops(float(found[0])), value)
     if name in _HASHES:
         return re.sub(r"[0-9a-f]{9,}", lambda found: found[0][:8], value)
     return re.sub(r"\b\d+\.\d{6,}(e-?\d+)?\b", lambda found: f"{float(found[0]):.6g}", value)

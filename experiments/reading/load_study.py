@@ -176,5 +176,5 @@ def _find_adapted(reader: StudyReader, study: Study) -> Run | None:
     """Return the tested run on these images: that of the study `NAME-adapted`, else the newest."""
     own, sha256 = adapted_study(study.name), study.data_set.sha256
     runs = reader.runs("tags.stage = 'adapted'")
-    tested = [run for run in runs if "test/accuracy" in run.data.metrics and run.data.tags["data_sha256"] == sha256]
+    tested = [run for run in runs if "test/accuracy" in run.data.metrics and run.data.tags.get("data_sha256") == sha256]
     return max(tested, key=lambda run: (run.data.tags.get("study") == own, run.info.start_time), default=None)

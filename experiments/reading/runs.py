@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from mlflow.entities import Run
 
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
 from experiments.reading.results import Result
 from experiments.reading.run_table import state_of
 from experiments.reading.study import SPLITS, TrainedRun
@@ -24,9 +25,14 @@ def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
 
     Raises:
         StoreError: its artifacts, or the data set of its study, are missing.
+        UserError: an accuracy is no share.
     """
     reader.require_artifacts(run)
-    tags, metrics, run_id = run.data.tags, metrics_of(run), run.info.run_id
+    tags, run_id = run.data.tags, run.info.run_id
+    metrics = {key: value for key, value in metrics_of(run).items() if abs(value) < LARGEST}
+    for key, value in metrics.items():
+        if key.endswith("/accuracy") and not 0 <= value <= 1:
+            raise UserError(f"an accuracy must be a share in [0, 1], but {key} of run {run_id} is {value:g}")
     return TrainedRun(
         run_id=run_id,
         description=_describe(tags, run.data.params, study) or run.info.run_name or "a run",
@@ -34,7 +40,7 @@ def from_mlflow(run: Run, study: str, reader: StudyReader) -> TrainedRun:
         date=datetime.fromtimestamp(run.info.start_time / 1000, UTC).date(),
         params=dict(run.data.params),
         conditions={name: tags[name] for name in _CONDITIONS if name in tags},
-        metrics={key: value for key, value in metrics.items() if abs(value) < LARGEST},
+        metrics=metrics,
         curves={key: points for key in _CURVES if (points := reader.curve(run_id, key))},
         data_set=reader.data_set(run),
         images=_images(reader, run_id),

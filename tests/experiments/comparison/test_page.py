@@ -129,7 +129,7 @@ def test_a_run_that_was_logged_by_hand_is_shown_but_not_judged(fresh_store: Fake
     fresh_store.add(trials=(Trial(),), champion=())
     client = fresh_store.client
     run_id = client.create_run(client.create_experiment("by hand"), run_name="mine").info.run_id
-    client.log_param(run_id, "epochs", "10")
+    client.log_param(run_id, "epochs", "auto")
     client.log_metric(run_id, "val/accuracy", 0.5)
     client.set_terminated(run_id)
     text = write_page(fresh_store, tmp_path, "--runs", "demo", "mine").markdown

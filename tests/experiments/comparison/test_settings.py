@@ -54,7 +54,9 @@ def test_conditions_that_differ_are_listed(pair: Comparison) -> None:
         ("trial_flops", "5889926676480, 5888724295680", "5.88993 TFLOP, 5.88872 TFLOP"),
         ("trial_flops", "0", "0 MFLOP"),
         ("flops_per_image", "626432448.0", "626.432 MFLOP"),
+        ("flops_per_image", "626432448.0.", "626.432 MFLOP."),
         ("parameters", "1972792", "1,972,792"),
+        ("parameters", "9" * 5000, "9" * 5000),
         ("torch", None, "not recorded"),
     ],
 )

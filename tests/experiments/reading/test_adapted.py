@@ -53,6 +53,8 @@ def test_that_of_the_study_comes_first_then_the_newest_of_the_same_images(fresh_
     assert read_study(StudyReader(fresh_store.place), "demo").adapted is None
     add(fresh_store, "photos-adapted", start=START + 9, data="other images")
     add(fresh_store, "untested-adapted", start=START + 8, tested=False)
+    by_hand = fresh_store.client.create_run("0", START + 7, {"stage": "adapted"}).info.run_id
+    fresh_store.client.log_metric(by_hand, "test/accuracy", 0.9)
     add(fresh_store, "old-adapted", start=START + 1)
     newest = add(fresh_store, "new-adapted", start=START + 2)
     assert known(read_study(StudyReader(fresh_store.place), "demo").adapted).run_id == newest

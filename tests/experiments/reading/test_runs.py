@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cifar_core.errors import UserError
 from experiments.reading.load_study import read_study
 from experiments.reading.results import load_results
 from experiments.reading.runs import from_mlflow, from_result
@@ -31,3 +32,12 @@ def test_damaged_answers_are_as_good_as_none(fresh_store: Fake) -> None:
     found = from_mlflow(reader.client.get_run(run_id), "demo", reader)
     assert found.answers is None
     assert found.images == {"test": 10_000}
+
+
+def test_an_accuracy_in_percent_is_refused(fresh_store: Fake) -> None:
+    run = fresh_store.client.create_run("0", run_name="mine")
+    fresh_store.client.log_metric(run.info.run_id, "val/accuracy", 92.5)
+    reader = StudyReader(fresh_store.place)
+    message = rf"^an accuracy must be a share in \[0, 1\], but val/accuracy of run {run.info.run_id} is 92\.5$"
+    with pytest.raises(UserError, match=message):
+        from_mlflow(reader.run(run.info.run_id), "Default", reader)
