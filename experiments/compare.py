@@ -109,6 +109,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.prices:
         show_old(load_published(), datetime.datetime.now(datetime.UTC).date())
         return 0
+    if options.results != RESULTS and not options.results.is_dir():
+        raise UserError(f"--results must be an existing folder, but got {options.results}")
     store = store_of(options)
     if options.what:
         paths = write_systems(options.results, out=options.out or store.report(options.what))

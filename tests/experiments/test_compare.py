@@ -119,7 +119,10 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
             ["systems", "--prices"],
             r"--prices must stand without systems, --study, --scenario and --runs, but got systems$",
         ),
-        (["systems", "--results", "none"], r"no results in none: python experiments/reproduce\.py NAME makes some"),
+        (["systems", "--results", "."], r"no results in \.: python experiments/reproduce\.py NAME makes some"),
+        (["systems", "--results", "none"], r"--results must be an existing folder, but got none$"),
+        (["--study", "demo", "--results", "none"], r"--results must be an existing folder, but got none$"),
+        (["--runs", "demo", "interrupted", "--results", "bad.toml"], r"--results must be .*, but got bad\.toml$"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -72,7 +72,7 @@ def test_a_mistyped_result_where_there_is_no_store(tmp_path: Path, refused: Refu
 def test_bad_input_is_one_line_and_exit_2(
     rivals: Fake, tmp_path: Path, refused: Refused, arguments: str, message: str
 ) -> None:
-    places = ("--store", str(rivals.folder), "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out"))
+    places = ("--store", str(rivals.folder), "--results", str(tmp_path), "--out", str(tmp_path / "out"))
     assert re.search(message, refused(compare.main, *arguments.split(), *places))
     assert list(tmp_path.iterdir()) == []
 
@@ -99,7 +99,7 @@ def test_without_a_baseline_nothing_is_called_a_regression(rivals: Fake, tmp_pat
 @pytest.mark.slow
 def test_the_page_goes_into_the_store_by_default(fresh_store: Fake, capsys: pytest.CaptureFixture[str]) -> None:
     fresh_store.add(trials=(Trial(), Trial()), champion=())
-    arguments = ["--runs", "demo", "demo/trial-1", "--store", str(fresh_store.folder), "--results", "none"]
+    arguments = ["--runs", "demo", "demo/trial-1", "--store", str(fresh_store.folder), "--results", "."]
     assert compare.main(arguments) == 0
     written = fresh_store.folder / "reports" / "runs" / "runs.md"
     assert "compare.py --runs demo demo/trial-1 --store STORE --results RESULTS\n" in written.read_text()
