@@ -57,7 +57,7 @@ class Budget:
     def narrow(self, recipe: Recipe, data_set: DataSet) -> Recipe:
         """Halve the width of `recipe`, at most thrice, then its batch, until the budget covers two training steps.
 
-        Where its cap in epochs covers fewer, only the batch is halved.
+        Where the cap in epochs covers fewer, or a batch is larger than the training set, only the batch is halved.
 
         Raises:
             RecipeError: the batch must be smaller, but the rate is to be found by a range test.
@@ -65,7 +65,8 @@ class Budget:
         narrow = recipe
         while self._affordable(narrow, data_set) < 2 and narrow.width > recipe.width / 8:
             narrow = replace(narrow, width=narrow.width / 2)
-        while self.steps(narrow, data_set.train_images, data_set) < 2 and narrow.batch_size > 2:
+        images = data_set.train_images
+        while (self.steps(narrow, images, data_set) < 2 or narrow.batch_size > images) and narrow.batch_size > 2:
             narrow = _at_batch_size(narrow, max(2, narrow.batch_size // 2))
         return narrow
 

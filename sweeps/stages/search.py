@@ -160,8 +160,8 @@ class Search(Stage):
         narrow = plan.preset.trial.narrow(recipe, plan.data_set)
         if narrow is not recipe:
             self.sweep.console.say(
-                f"trial {trial.number}: {recipe.model} at {narrowed(narrow, recipe)}, because the budget covers "
-                "fewer than two training steps otherwise"
+                f"trial {trial.number}: {recipe.model} at {narrowed(narrow, recipe)}, as a trial takes at least two "
+                "steps, and a batch has at most the training images"
             )
         return scaled(narrow, plan.preset.trial.apply(narrow, images, plan.data_set).epochs)
 

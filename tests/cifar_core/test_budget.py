@@ -125,6 +125,7 @@ def test_few_images_have_no_more_epochs_than_the_budget_as_the_batch_is_halved(f
     budget, recipe = Budget(flops=flops, max_epochs=1), replace(NARROW, batch_size=1024, learning_rate=0.1)
     covered = "1 epochs over 32 images cover 0.03 of fast_resnet at batch size 1024"
     assert refusal(lambda: budget.apply(recipe, 32, few)) == f"a budget must cover two training steps, but {covered}"
+    assert replace(budget, max_epochs=8).narrow(recipe, few).batch_size == 32, "no batch is larger than the data set"
     narrow = budget.narrow(recipe, few)
     assert (narrow.width, narrow.batch_size) == (recipe.width, 16)
     assert narrow.peak_rate == pytest.approx(0.1 / 8)

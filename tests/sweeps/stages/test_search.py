@@ -99,7 +99,8 @@ class TestSearch:
         narrow = replace(recipe, width=0.25)
         assert sweep.jobs[0].recipe == budget.apply(narrow, TRAIN_IMAGES, CIFAR10)
         assert Recipe.from_dict(sweep.trials[0].user_attrs["recipe"]) == sweep.jobs[0].recipe
-        line = "trial 0: five_conv at width 0.25, because the budget covers fewer than two training steps otherwise"
+        rule = "as a trial takes at least two steps, and a batch has at most the training images"
+        line = f"trial 0: five_conv at width 0.25, {rule}"
         assert line in sweep.log.getvalue().splitlines()
 
     def test_a_run_of_few_steps_reports_the_planned_parts_of_its_budget(self, sweep: Study) -> None:
