@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import errno
+import io
 import os
 import secrets
 from collections.abc import Mapping
@@ -13,6 +15,21 @@ from cifar_core.errors import UserError, cause
 
 _LARGEST = 100_000  # bytes of a file that a person writes
 _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a folder's fsync on some shared and network file systems
+
+
+def csv_reader(text: str) -> csv.DictReader[str]:
+    """Return a reader of CSV text, by the names in its first line.
+
+    Raises:
+        csv.Error: a quote is open at the end, so that all after it would be one field.
+    """
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), strict=True):
+            pass
+    except csv.Error as error:
+        if str(error) == "unexpected end of data":  # what else is strict, such as a space after a quote, does no harm
+            raise
+    return csv.DictReader(io.StringIO(text, newline=""))
 
 
 def decode_text(content: bytes) -> str:

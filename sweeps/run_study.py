@@ -61,7 +61,7 @@ from sweeps.store import Store, StoreError
 from sweeps.studies.given_recipes import affordable, earlier_recipes, for_this_data, read_given
 from sweeps.studies.settings import adaptation_settings, check_adaptation
 from sweeps.studies.storage import OneWriterStorage, open_storage
-from sweeps.studies.study import SOURCE, left_out, open_study, started_trials
+from sweeps.studies.study import SEARCH_SECONDS, SOURCE, left_out, open_study, started_trials
 from sweeps.tracking.mlflow_client import connect
 from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.registry import model_name
@@ -313,7 +313,8 @@ class _Command:
         checkpoints = store.checkpoint_folder(plan.study)
         nodes_without = engine.nodes_without(checkpoints)
         ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-        console.plan({**plan.rows(plan.trials - ended), **engine.rows(checkpoints, nodes_without)})
+        searched = float(study.user_attrs.get(SEARCH_SECONDS, 0.0))
+        console.plan({**plan.rows(plan.trials - ended, searched), **engine.rows(checkpoints, nodes_without)})
         of_pictures = () if self.pictures is None else self.pictures.notes
         for note in (*of_pictures, *notes, *left_out(study, plan.trials)):
             console.say(note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import sys
 import unicodedata
@@ -18,7 +17,7 @@ from cifar_core.data import DataError
 from cifar_core.data.data_set import CLASS_RULE, is_class_name
 from cifar_core.data.image_file import NO_PICTURES
 from cifar_core.errors import cause, printable
-from cifar_core.files import decode_text
+from cifar_core.files import csv_reader, decode_text
 
 SPLITS = ("train", "val", "test")
 LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if there are any), or --labels FILE"
@@ -118,7 +117,7 @@ def _loose(folder: Path) -> str:
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield (file, class, "train") of every line of a CSV file."""
     try:
-        reader = csv.DictReader(io.StringIO(decode_text(table.read_bytes()), newline=""), strict=True)
+        reader = csv_reader(decode_text(table.read_bytes()))
         rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
     except (ValueError, csv.Error) as error:
         raise DataError(f"{printable(table)}: this must be a CSV file, but: {error}") from error
@@ -127,13 +126,13 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
             f"{printable(table)}: its first line must name the columns path and label, separated by a comma, but lacks "
             f"{listed(missing)}"
         )
-    if twice := sorted(name for name, count in Counter(columns).items() if count > 1):
+    if twice := [name for name in ("path", "label") if columns.count(name) > 1]:
         raise DataError(f"{printable(table)}: its columns must have different names, but got {listed(twice)} again")
     if not rows:
         raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
     seen: dict[str, int] = {}
     for line, row in rows:
-        if None in row:  # the key of surplus fields
+        if any(map(str.strip, row.get(None, ()))):  # the key of surplus fields
             raise DataError(
                 f"{printable(table)}: each line must have {len(columns)} fields as the first, those with a comma in "
                 f"quotes, but line {line} has more"

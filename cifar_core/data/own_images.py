@@ -36,6 +36,7 @@ SIDES = (32, 48, 64)  # pixels
 
 _BEGINNING = 5_000  # pictures that the first filters of a network are made from
 _VERSION = 1  # another one where the same files give other arrays
+_READ_AGAIN = 2  # another one where they give other notes, or are refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +154,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
 
 def _state(layout: Layout) -> str:
     """Return a hash that changes when a file is added, renamed or written to."""
-    digest = hashlib.sha256(f"{_VERSION} {layout.classes} {layout.given}".encode())
+    digest = hashlib.sha256(f"{_VERSION} {_READ_AGAIN} {layout.classes} {layout.given}".encode())
     for picture in layout.pictures:
         found = status(picture.path)
         facts = (os.path.abspath(picture.path), picture.label, picture.split, found.st_size, found.st_mtime_ns)

@@ -162,7 +162,10 @@ def _accuracies(comparison: Comparison) -> str:
             return text + (f" {listed(missing)} cannot be compared on them." if missing else "")
         reasons |= {n: d.reason for n, d in found.items() if d and not d.reason.startswith("not measured")}
     groups = {why: [n for n, reason in reasons.items() if reason == why] for why in reasons.values()}
-    whys = [why if len(groups) == 1 or names[0] in why else f"{why} ({listed(names)})" for why, names in groups.items()]
+    whys = [
+        why if len(groups) == 1 or f" {names[0]} is " in f" {why}" else f"{why} ({listed(names)})"
+        for why, names in groups.items()
+    ]
     return f"No accuracy of {name} can be compared with another: {'; '.join(whys)}."
 
 

@@ -115,7 +115,7 @@ def evaluations_sentence(facts: Facts) -> CitedText:
         return CitedText(text, estimate_sources(facts.test))
     text = f"The sealed test set was used {times(used.study)} for this study"
     if used.again:
-        text += f", {times(used.again)} of them for a network whose test had failed or been stopped"
+        text += f", {times(used.again)} of them by a run that was on record before"
     if used.store > used.study:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
         text += "adapted networks and reproductions"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.errors import cause
-from cifar_core.files import decode_text, read_text
+from cifar_core.files import csv_reader, decode_text, read_text
 from sweeps.validation import InvalidFileError
 
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
@@ -58,6 +58,9 @@ def image_name(index: int) -> str:
     return f"{index:05d}.png"
 
 
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W_])[-_\u2010-\u2015\u2212 ](?=[^\W_])")
+
+
 def prompt_for(classes: Sequence[str]) -> str:
     """The instruction that goes with each image."""
     names = ("; " if any("," in name for name in classes) else ", ").join(classes)
@@ -67,30 +70,33 @@ def prompt_for(classes: Sequence[str]) -> str:
 def meant_class(text: str, classes: Sequence[str]) -> str | None:
     """The class that an answer names; None if it names none, or several.
 
-    Letters may be large or small, and "_" and "-" are spaces, unless classes differ in nothing else. In "rose bush"
-    only that class is named, and not the class "rose".
+    Letters may be large or small. Where a class has several words, "_" and dashes between words are spaces. Both hold
+    unless classes differ in nothing else. In "rose bush" only that class is named, and not the class "rose".
 
     >>> meant_class("A **Cat**.", ("cat", "dog")), meant_class("cat or dog", ("cat", "dog")), meant_class("", ("cat",))
     ('cat', None, None)
     """
     said, *names = (unicodedata.normalize("NFC", each) for each in (text[:MOST_LETTERS], *classes))  # macOS does not
-    for simple in (_one_spaced, str.casefold, _words):
+    words = [_words] if any(_BETWEEN_WORDS.search(_plain(name)) for name in names) else []
+    for simple in (_plain, str.casefold, *words):
         if len({*map(simple, names)} - {""}) == len(names):
             said, *names = map(simple, (said, *names))
     by_name = dict(zip(names, classes, strict=True))
     if exact := by_name.get(said):
         return exact
     longest_first = sorted(map(re.escape, by_name), key=len, reverse=True)
-    named = set(re.findall(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", said))
+    # "non-cat" names no cat, and "-1" no 1
+    named = set(re.findall(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?!\w)", said))
     return by_name[named.pop()] if len(named) == 1 else None
 
 
-def _one_spaced(text: str) -> str:
-    return " ".join(text.split())
+def _plain(text: str) -> str:
+    """Return the text with single spaces, and without the "_" around words that Markdown has for emphasis."""
+    return " ".join(re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", " ", text).split())
 
 
 def _words(text: str) -> str:
-    return _one_spaced(re.sub("[-_]", " ", text))
+    return _BETWEEN_WORDS.sub(" ", text)
 
 
 def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
@@ -107,7 +113,7 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
         raise InvalidFileError(f"{file} must be a text file, but: {error}") from error
     limit = csv.field_size_limit(MOST_FILE_BYTES)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader = csv_reader(text)
         if missing := [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]:
             raise InvalidFileError(
                 f"{file} must have the columns image and answer, separated by a comma, but lacks "

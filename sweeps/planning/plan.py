@@ -89,8 +89,13 @@ class Plan:
         given = {"from": self.earlier or "", "enqueue": shlex.join(self.enqueue), "places": self.places}
         return chosen | stops | {name: value for name, value in given.items() if value}
 
-    def rows(self, remaining: int) -> dict[str, str]:
-        """Return a table of two columns for people; `remaining` trials are still to do."""
+    def rows(self, remaining: int, searched: float = 0.0) -> dict[str, str]:
+        """Return a table of two columns for people.
+
+        Args:
+            remaining: number of trials that are still to do.
+            searched: seconds that the search has taken before.
+        """
         preset = self.preset
         rows = {
             "study": self.study,
@@ -114,7 +119,7 @@ class Plan:
         if self.limits != Limits():
             rows["limits"] = f"{self.limits}; other networks are not trained"
         if remaining:  # else what is left of confirmation and final is not known here
-            rows["estimate"] = f"{about(max(60.0, self.estimate(remaining)))} at the speed just measured"
+            rows["estimate"] = f"{about(max(60.0, self.estimate(remaining, searched)))} at the speed just measured"
         return rows
 
     def _stops(self) -> Iterator[str]:
@@ -165,11 +170,12 @@ class Plan:
         """Return the training FLOPs of an unpruned trial."""
         return self._flops(self.preset.trial)
 
-    def estimate(self, remaining: int) -> float:
-        """Return the seconds that the sweep will take."""
+    def estimate(self, remaining: int, searched: float = 0.0) -> float:
+        """Return the seconds that the sweep will take; see `rows`."""
         speed = self.flops_per_second * self.at_once / _OVERHEAD
+        most = math.inf if self.timeout is None else max(0.0, self.timeout - searched)
         search = remaining * self.trial_flops() * self.search_share / speed
-        return _START_SECONDS + min(search, self.timeout or math.inf) + self.work_after_search() / speed
+        return _START_SECONDS + min(search, most) + self.work_after_search() / speed
 
     def _flops(self, budget: Budget) -> float:
         """Training FLOPs of a run with this budget: the mean over the known-good points of the space, if it has any."""

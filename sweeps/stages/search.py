@@ -18,10 +18,17 @@ from sweeps.stages.stage import Stage, Sweep
 from sweeps.states import TRIAL_OF_STATE
 from sweeps.studies.keys import trial_key
 from sweeps.studies.pruners import Halving, MedianOfModel
-from sweeps.studies.study import ask, derive_seed, ended_trials, started_trials, trials_since_best, unfinished_trials
+from sweeps.studies.study import (
+    SEARCH_SECONDS,
+    ask,
+    derive_seed,
+    ended_trials,
+    started_trials,
+    trials_since_best,
+    unfinished_trials,
+)
 from sweeps.words import best_trial, counted, narrowed, percent
 
-_SECONDS = "search_seconds"  # attribute of the Optuna study: wall time
 _THREADS = "threads"  # attribute of a trial
 
 
@@ -31,7 +38,7 @@ class Search(Stage):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)
         self._trials: dict[str, Trial] = {}  # by key
-        self._before = float(sweep.study.user_attrs.get(_SECONDS, 0.0))
+        self._before = float(sweep.study.user_attrs.get(SEARCH_SECONDS, 0.0))
         plan = sweep.plan
         self.progress = StageProgress(
             "search",
@@ -102,7 +109,7 @@ class Search(Stage):
     def interrupt(self, run: SweepRun) -> None:
         """Record a trial that the user interrupted."""
         super().interrupt(run)
-        self.sweep.study.set_user_attr(_SECONDS, self._seconds())
+        self.sweep.study.set_user_attr(SEARCH_SECONDS, self._seconds())
 
     def record_end(self, run: SweepRun, state: str, reason: str, outcome: Outcome | None) -> None:
         """Record the end of a trial in MLflow, then in Optuna."""
@@ -113,7 +120,7 @@ class Search(Stage):
         trial.set_user_attr("spent_flops", run.spent)
         if run.diverged:  # it would have taken no more, so that pruning has saved nothing
             trial.set_user_attr("flops", run.spent)
-        self.sweep.study.set_user_attr(_SECONDS, self._seconds())
+        self.sweep.study.set_user_attr(SEARCH_SECONDS, self._seconds())
         self.sweep.study.tell(trial, outcome.accuracy if outcome is not None else None, TRIAL_OF_STATE[state])
         progress.count_trial(self.sweep.plan.search_share * self.sweep.plan.trial_flops())
         if outcome is not None:

@@ -66,15 +66,16 @@ def affordable(
     """Return the recipes, and a line for each whose width or batch was reduced to the budget of a trial.
 
     Args:
-        named: names that the user gave one by one, not as a group; these recipes are not reduced.
+        named: names that the user gave one by one, not as a group; the width of these recipes is not reduced.
 
     Raises:
         UserError: the budget does not cover two steps of one of them.
     """
     tried, notes = [], []
     for name, recipe in recipes.items():
-        narrow = recipe if name in named else budget.narrow(recipe, data_set)
-        budget.apply(narrow, data_set.train_images, data_set)
+        narrow = budget.narrow(recipe, data_set)
+        as_given = name in named and narrow.width != recipe.width
+        budget.apply(recipe if as_given else narrow, data_set.train_images, data_set)
         tried.append(narrow)
         if narrow is not recipe:
             before, after = (budget.steps(each, data_set.train_images, data_set) for each in (recipe, narrow))

@@ -31,6 +31,7 @@ from sweeps.studies.storage import StudyError, open_storage, opening_storage
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
+SEARCH_SECONDS = "search_seconds"  # attribute of a study: wall time of its search
 SOURCE = "from"  # likewise: the study whose best recipes it was given
 _MANY_OBJECTS = 100_000
 _STARTUP = 8  # random trials before a sampler learns from them
@@ -50,9 +51,9 @@ class Beginning(StrEnum):
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Beginning | None:
-        """Return the kind of first recipe that `trial` has; None if it is not the first."""
+        """Return the kind of first recipe that `trial` has; None if it is not the first. Older studies say `True`."""
         value = trial.user_attrs.get(BASELINE)
-        return None if value is None else cls(value)
+        return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {

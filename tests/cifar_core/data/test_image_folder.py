@@ -113,6 +113,22 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
     assert said == f"{table}: {message.format(folder=tmp_path)}"
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "path,label,,\na.jpg,x,,\nb.jpg,y,,",
+        "path,label\na.jpg,x,\nb.jpg,y",
+        "path,note,label,note\na.jpg,,x,\nb.jpg,,y,",
+        'path,label\n"a.jpg","x" \nb.jpg,y',
+    ],
+)
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path, rows: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    table = tmp_path / "labels.csv"
+    table.write_text(rows)
+    assert shown(tmp_path, find_pictures(tmp_path, table)) == ["a.jpg x train", "b.jpg y train"]
+
+
 def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = touch(tmp_path / "pets", "a.jpg") / "labels.csv"
     table.write_text(f"path,label\na.jpg,x\n{tmp_path}/pets/a.jpg,y")

@@ -93,7 +93,7 @@ def test_without_a_test_only_validation_accuracy_is_said_and_that_it_flatters(un
         (Evaluations(True, 2, 2, 1), "1 line of the record could not be read"),
         (
             Evaluations(True, 3, 3, 0, 1),
-            "used 3 times for this study, once of them for a network whose test had failed or been stopped.",
+            "used 3 times for this study, once of them by a run that was on record before.",
         ),
         (Evaluations(False), "2 runs used the test set, but this store has no record"),
     ],

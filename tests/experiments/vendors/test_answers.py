@@ -45,6 +45,25 @@ def test_an_emphasised_answer_names_its_class(text: str) -> None:
     assert meant_class(text, CIFAR10.classes) == "cat"
 
 
+@pytest.mark.parametrize(
+    ("text", "classes", "meant"),
+    [
+        ("non_defective", ("defective", "good"), None),
+        ("non-defective", ("defective", "good"), None),
+        ("5", ("-5", "10"), None),
+        ("-10", ("0", "10", "-5"), None),
+        ("-5", ("-5", "10"), "-5"),
+        ("T\u2011shirt", ("T-shirt", "Trouser"), "T-shirt"),
+        ("_background_", ("_background_", "cat"), "_background_"),
+        ("a_b", ("a b", "a-b"), None),
+    ],
+)
+def test_a_word_that_is_part_of_another_one_names_no_class(
+    text: str, classes: tuple[str, ...], meant: str | None
+) -> None:
+    assert meant_class(text, classes) == meant
+
+
 @pytest.mark.parametrize("name", ["golden_retriever", "golden-retriever", "Golden  Retriever"])
 def test_words_of_a_class_are_apart_as_anybody_writes_them(name: str) -> None:
     said = ("golden retriever", "A **Golden Retriever**.", "golden_retriever", "a golden-retriever", "retriever")

@@ -115,7 +115,8 @@ class TestEstimate:
         assert plan.estimate(10) < plan.estimate(50), "what is done is not counted"
         brief = replace(plan, timeout=60)
         assert brief.estimate(10_000) == pytest.approx(plan.estimate(0) + 60)
-        assert brief.estimate(0) == plan.estimate(0)
+        assert brief.estimate(10_000, searched=45) == pytest.approx(plan.estimate(0) + 15)
+        assert brief.estimate(10_000, searched=90) == brief.estimate(0) == plan.estimate(0)
         assert replace(plan, workers=8, cores=8).estimate(50) < plan.estimate(50) / 3
         assert replace(plan, workers=8).estimate(50) == plan.estimate(50), "they share two cores"
         alone = replace(plan, confirm=False)

@@ -225,6 +225,11 @@ class TestBeginning:
         ask(again, unknown)
         assert [Beginning.of(trial) for trial in again.trials][:2] == [Beginning.FIRST, None]
 
+    def test_a_study_of_before_has_a_known_good_one(self, storage: BaseStorage, plan: Plan) -> None:
+        study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
+        study.enqueue_trial({}, user_attrs={BASELINE: True})
+        assert [Beginning.of(trial) for trial in study.trials] == [Beginning.KNOWN_GOOD]
+
 
 class TestQueue:
     @pytest.mark.slow
