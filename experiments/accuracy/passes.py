@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 from cifar_core.budget import Budget, from_reference
 from cifar_core.data.data_set import CIFAR10
@@ -28,7 +27,6 @@ from sweeps.words import percent
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "passes.json"
 MULTIPLES = (0.5, 0.7, 1.0, 1.4)
-SEEDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _wanted(_: argparse.Namespace) -> Sequence[WantedRun]:
-    each = ((setting, multiple, seed) for seed in range(SEEDS) for setting in SETTINGS for multiple in MULTIPLES)
-    return [WantedRun(_name(s, multiple), recipe_of(s, multiple, seed), s.images) for s, multiple, seed in each]
+    each = ((setting, multiple) for setting in SETTINGS for multiple in MULTIPLES)
+    return [WantedRun(_name(*one), recipe_of(*one), one[0].images) for one in each]
 
 
-def recipe_of(setting: Setting, multiple: float, seed: int) -> Recipe:
+def recipe_of(setting: Setting, multiple: float) -> Recipe:
     """Return the recipe of a run: that of a trial of `quick` on so many images, extended to the passes."""
     data_set, space = replace(CIFAR10, train_images=setting.images), SPACES["full"]
-    base = Recipe(seed=seed, epochs=reference_epochs(setting.images), val_fraction=FIXED_SPLIT)
+    base = Recipe(epochs=reference_epochs(setting.images), val_fraction=FIXED_SPLIT)
     first = replace(space.recipe(space.starts[0], base), width=setting.width)
     trial = PRESETS["quick"].fitted(data_set).trial.apply(first, setting.images, data_set)
     passes = Budget(flops=None, max_epochs=setting.passes)
@@ -75,21 +73,14 @@ def recipe_of(setting: Setting, multiple: float, seed: int) -> Recipe:
 
 
 def table(runs: Sequence[TrainingRun]) -> Iterator[str]:
-    """Yield the lines of a Markdown table.
-
-    A row for each setting: mean accuracies over the seeds that were measured at each rate, the best in bold.
-    """
-    shown = " | ".join(f"rate x {multiple:g}" for multiple in MULTIPLES)
-    yield f"| images | passes | width | seeds | {shown} |"
-    yield f"| --- | --- | --- | --- |{' --- |' * len(MULTIPLES)}"
+    """Yield the lines of a Markdown table: a row for each setting, the best rate of each in bold."""
+    yield f"| images | passes | width | {' | '.join(f'rate x {multiple:g}' for multiple in MULTIPLES)} |"
+    yield f"| --- | --- | --- |{' --- |' * len(MULTIPLES)}"
+    found = {run.name: run.accuracy for run in runs}
     for setting in SETTINGS:
-        names = [_name(setting, multiple) for multiple in MULTIPLES]
-        each = [{run.recipe["seed"]: run.accuracy for run in runs if run.name == name} for name in names]
-        if seeds := set.intersection(*map(set, each)):
-            means = [fmean(one[seed] for seed in seeds) for one in each]
-            cells = [f"**{percent(mean)}**" if mean == max(means) else percent(mean) for mean in means]
-            facts = f"{setting.images:,} | {setting.passes} | {setting.width:g} | {len(seeds)}"
-            yield f"| {facts} | {' | '.join(cells)} |"
+        accuracies = [found[_name(setting, multiple)] for multiple in MULTIPLES]
+        cells = [f"**{percent(one)}**" if one == max(accuracies) else percent(one) for one in accuracies]
+        yield f"| {setting.images:,} | {setting.passes} | {setting.width:g} | {' | '.join(cells)} |"
 
 
 def _name(setting: Setting, multiple: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cifar_core.files import write_atomically
-from experiments.accuracy import ablation, lengths, ranking, run_file, searches
+from experiments.accuracy import ablation, lengths, passes, ranking, run_file, searches
 from experiments.accuracy.run_file import add, load
 from experiments.accuracy.searches import SearchRun
 from experiments.accuracy.training_runs import TrainingRun
@@ -33,6 +33,7 @@ def named(name: str) -> TrainingRun:
     [
         (ablation.RESULTS, TrainingRun),
         (lengths.RESULTS, TrainingRun),
+        (passes.RESULTS, TrainingRun),
         (ranking.RESULTS, TrainingRun),
         (searches.RESULTS, SearchRun),
     ],
