@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "sweeps" / "run_study.py", *(ROOT / "experiments").glob("*.py")]
-ACCURACY = ("ablation", "lengths", "ranking", "searches")
+ACCURACY = ("ablation", "lengths", "passes", "ranking", "searches")
 MODULES = ("benchmarks.__main__", "benchmarks.scale", *(f"accuracy.{name}" for name in ACCURACY))
 COMMANDS = {
     **{path.stem: [str(path)] for path in sorted(SCRIPTS) if "__main__" in path.read_text(encoding="utf-8")},

@@ -85,7 +85,8 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
     on_cpu = tags.get("device", "cpu") == "cpu"
     set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
-    data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
+    name = tags.get("data", "own images")  # runs of early versions have none
+    data = DataSource.find(tags["data_sha256"], name, cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
         data = Splits(train=data.everything(), val=data.val.head(0))
     state = TrainState.create(recipe, data, hardware)
