@@ -5,8 +5,9 @@ python experiments/dashboard.py [--store DIR] [--port N]
 
 from __future__ import annotations
 
+import argparse
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -14,9 +15,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna_dashboard import wsgi
 
 from experiments.serving.local import HOST, PortError, port
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.snapshot import readable
-from sweeps.store import Store
 from sweeps.studies.storage import open_storage
 
 if TYPE_CHECKING:
@@ -25,17 +25,14 @@ if TYPE_CHECKING:
 _HOSTS = ("127.0.0.1", "localhost")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 130 after Ctrl-C, 2 for an error that the user can mend."""
+def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="dashboard.py",
         description="Look at the Optuna studies of a store in optuna-dashboard; it changes nothing.",
     )
     parser.add_argument("--port", type=port, default=8080, metavar="N", help=f"on {HOST} (default: %(default)s)")
     add_store(parser, server=False)
-    options = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
-    return run_command(parser, lambda: _run(store_of(options), options.port), stopped="stopped")
+    return parser
 
 
 def read_only(application: WSGIApplication) -> WSGIApplication:
@@ -59,14 +56,16 @@ def _refuse(start_response: StartResponse, status: str, why: str) -> list[bytes]
     return [why.encode()]
 
 
-def _run(store: Store, number: int) -> int:
+def _run(options: argparse.Namespace) -> int:
+    warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
+    store = store_of(options)
     store.check()
     with readable(store) as source:
         application = read_only(wsgi(open_storage(source.storage_url)))
         try:
-            server = make_server(HOST, number, application, server_class=_Server, handler_class=_Quiet)
+            server = make_server(HOST, options.port, application, server_class=_Server, handler_class=_Quiet)
         except OSError as error:
-            raise PortError(number, error) from error
+            raise PortError(options.port, error) from error
         print(f"In your browser: http://{HOST}:{server.server_port}/dashboard (Ctrl-C ends it)", flush=True)
         with server:
             server.serve_forever()
@@ -80,6 +79,9 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Print no line for a request."""
+
+
+main = main_of(build_parser, _run, stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from experiments.decision.load_facts import load_facts
 from experiments.decision.verdict import verdict_of
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, finite, render_page, write_files
-from experiments.pages.text import CitedText
+from experiments.pages.text import MEASURES, CitedText
 from experiments.reading.published import Dated
 from experiments.reading.results import RESULTS, load_results
 from experiments.reading.scenario import DEFAULT_SCENARIO, Scenario
@@ -127,9 +127,8 @@ def render(facts: Facts, builders: Mapping[str, Callable[[Facts], Section]] = SE
         state=" ".join(_warnings(study)),
         folded=True,
         sections=[*sections[:2], recommendation.section(facts, sections), *sections[2:]],
-        footer="Accuracies are shares of images labelled right; losses are mean nats an image. A dagger (†) marks "
-        f"figures that were more than a year old on {facts.as_of}{ended}, a double dagger (‡) figures whose "
-        "source gives no date. Prices are in US dollars.",
+        footer=f"{MEASURES} A dagger (†) marks figures that were more than a year old on {facts.as_of}{ended}, "
+        "a double dagger (‡) figures whose source gives no date. Prices are in US dollars.",
     )
     files = render_page(page, references_of(facts))
     return {**files, verdict.WHAT_IF: what_if.render(facts), "report.json": numbers_json(facts, page.sections)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,8 +148,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"both must judge the same images, at least one, but got {len(first)} and {len(second)}")
-    pairs = list(zip(first, second, strict=True))
-    a, b = pairs.count((True, False)), pairs.count((False, True))
+    pairs = Counter(zip(first, second, strict=True))
+    a, b = pairs[True, False], pairs[False, True]
     exact = a + b < EXACT_BELOW
     if a + b == 0:
         p = 1.0
@@ -156,8 +157,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
         p = float(stats.binomtest(a, a + b, 0.5).pvalue)
     else:
         p = float(stats.chi2.sf(max(abs(a - b) - 1, 0) ** 2 / (a + b), df=1))
-    both = pairs.count((True, True))
-    return McNemar(both=both, first=a, second=b, neither=len(pairs) - both - a - b, p=p, exact=exact)
+    return McNemar(both=pairs[True, True], first=a, second=b, neither=pairs[False, False], p=p, exact=exact)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ requests for whoever asks.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -15,12 +16,12 @@ import re
 import sys
 import warnings
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.serving.local import HOST, listen, port, run
-from sweeps.command_line import OneLineParser, add_store, run_command, start, store_of
+from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
@@ -58,14 +59,16 @@ for (const [key, value] of Object.entries(%s))
 </script>"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 after Ctrl-C, 2 for an error that the user can mend."""
+def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="ui.py", description="Browse the runs of a store in the MLflow UI.")
     parser.add_argument("--port", type=port, default=UI_PORT, metavar="N", help=f"on {HOST} (default: %(default)s)")
     add_store(parser, server=False)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")  # those of libraries, which say nothing to who browses
-    return run_command(parser, lambda: serve(store_of(options), options.port), stopped="stopped")
+    return serve(store_of(options), options.port)
 
 
 def serve(store: Store, number: int) -> int:
@@ -183,6 +186,9 @@ class _OnlyServed:
         elif scope["type"] == "http" and not _SERVED.fullmatch(scope["path"]):
             answer = PlainTextResponse("Not Found", 404)
         await answer(scope, receive, send)
+
+
+main = main_of(build_parser, _run, stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 python -m experiments.benchmarks.scale            # 10, 100 and 1,000 workers, in some minutes
 python -m experiments.benchmarks.scale 300
 
-Each worker reports every ten seconds, as in a trial of seven minutes, and one report in eight waits for a decision. The
-rest is a sweep's own: Optuna (TPE, halving), MLflow on SQLite, the queue on disk. How messages travel is left out.
+Each worker reports every ten seconds, as in a trial of some five minutes, and one report in ten waits for a decision.
+The rest is a sweep's own: Optuna (TPE, halving), MLflow on SQLite, the queue on disk. How messages travel is left out.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _insert_metrics(
     database.executemany(insert, [*curve, *((key, value, at, run_id, 0, 0) for key, value in end.items())])
     database.executemany(
         "INSERT INTO latest_metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
-        [(key, value, at, run_id, _POINTS if key in curves else 0) for key, value in {**curves, **end}.items()],
+        [(key, value, at, run_id, _POINTS - 1 if key in curves else 0) for key, value in {**curves, **end}.items()],
     )
 
 

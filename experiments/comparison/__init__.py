@@ -1,1 +1,1 @@
-"""The page of runs side by side."""
+"""Pages of runs, or of scenarios, side by side."""

@@ -186,7 +186,8 @@ def compare(metric: ComparedMetric, group: Group, reference: Group) -> Differenc
         return _compare_accuracy(metric, group, reference)
     p = welch(group.values(metric.key), reference.values(metric.key))
     if p is None:
-        return Difference("unknown", reason="needs two seeds on both sides")
+        several = min(len(each.values(metric.key)) for each in (group, reference)) > 1
+        return Difference("unknown", reason="no spread over seeds" if several else "needs two seeds on both sides")
     return Difference(_outcome(theirs - ours, p), ours - theirs, "Welch", p)
 
 

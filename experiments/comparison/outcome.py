@@ -119,8 +119,7 @@ def _judged(metric: ComparedMetric, difference: Difference, baseline: bool) -> s
 
 
 def _shown(metric: ComparedMetric, difference: Difference) -> str:
-    if difference.value is None:
-        return ""
+    assert difference.value is not None  # as the difference is known
     if metric.tolerance is not None:
         return f"{signed(difference.value, 1)} %"
     return f"{signed(difference.value)} points" if metric.key.endswith("accuracy") else f"{difference.value:+.3f}"

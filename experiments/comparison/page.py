@@ -19,7 +19,7 @@ from experiments.comparison.differences import Comparison
 from experiments.comparison.selection import choose
 from experiments.pages.blocks import Code, Page, Section
 from experiments.pages.page import References, render_page, write_files
-from experiments.pages.text import CitedText
+from experiments.pages.text import MEASURES, CitedText
 from experiments.reading.results import RESULTS, load_results, recipes_in
 from sweeps.console import answer_console
 from sweeps.snapshot import readable
@@ -56,7 +56,7 @@ def render(comparison: Comparison, command: str) -> dict[str, bytes]:
         heading="Runs side by side",
         subject=CitedText(f"{', '.join(sorted(data))}, newest run of {newest}"),
         sections=[*(section(comparison) for section in SECTIONS), Section("Command", (Code(command),))],
-        footer="Accuracies are shares of images labelled right; losses are mean nats an image.",
+        footer=MEASURES,
     )
     return render_page(page, References({}, newest, what, cited=list(what)))
 

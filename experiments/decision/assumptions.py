@@ -56,7 +56,7 @@ def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
             fast = f"{rate(vendor.endpoint.usd)} an hour for {vendor.images_per_second:,.10g} images a second"
             yield f"{fast}, kept ready {vendor.endpoint_hours_per_month:.10g} h a month"
         if vendor.tokens:
-            yield f"{vendor.tokens.figure}"
+            yield vendor.tokens.figure
     if any(price.role == "token" for price in vendor.labelling(waits=facts.scenario.latency_bar_ms is None)):
         asked = f"{vendor.image_tokens} tokens an image, {vendor.prompt_tokens:,.10g} of prompt"
         yield f"{asked}, {vendor.answer_tokens:,.10g} of answer"

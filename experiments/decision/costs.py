@@ -190,9 +190,12 @@ def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapes
         middle = (start + end) / 2
         alive = [option for option in options if option.ends >= middle]
         if alive and end - start > 1 / DAYS_A_MONTH:  # stretches shorter than a day are left out
-            best = min(alive, key=lambda option: (option.total(middle), option.name))
-            found.append(Cheapest(best.name, found[-1].end if found else 0.0, end))
-    return _joined(found)
+            name = min(alive, key=lambda option: (option.total(middle), option.name)).name
+            begin = found[-1].end if found else 0.0
+            if found and found[-1].name == name:
+                begin = found.pop().start
+            found.append(Cheapest(name, begin, end))
+    return tuple(found)
 
 
 def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tuple[Cheapest, ...]:
@@ -214,7 +217,7 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
             end = turning_point(best, name, one, other)
             found.append(Cheapest(name, start, end))
             start = end
-    return _joined([*found, Cheapest(best(high), start, high)])
+    return (*found, Cheapest(best(high), start, high))
 
 
 def turning_point(answer_at: Callable[[float], str], answer: str, same: float, other: float) -> float:
@@ -223,13 +226,3 @@ def turning_point(answer_at: Callable[[float], str], answer: str, same: float, o
         middle = math.sqrt(same * other)
         same, other = (middle, other) if answer_at(middle) == answer else (same, middle)
     return other
-
-
-def _joined(found: Sequence[Cheapest]) -> tuple[Cheapest, ...]:
-    """Neighbours of one name as one."""
-    joined: list[Cheapest] = []
-    for one in found:
-        if joined and joined[-1].name == one.name:
-            one = Cheapest(one.name, joined.pop().start, one.end)
-        joined.append(one)
-    return tuple(joined)

@@ -159,7 +159,6 @@ def _adapted(reader: StudyReader, study: Study) -> Adapted | None:
         validation=float(tags["val_accuracy"]),
         test=mean_accuracy([metrics["test/accuracy"]], (run_id,), images),
         augmented=metrics.get("test/tta_accuracy"),
-        model_bytes=metrics.get("cost/model_bytes"),
         study_seconds=metrics.get("cost/study_seconds"),
         seconds=metrics.get("cost/seconds"),
         flops=metrics.get("cost/training_flops"),

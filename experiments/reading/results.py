@@ -20,7 +20,6 @@ from sweeps.words import counted
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 
-_STEP = 0.02  # epochs: published schedules are quoted with two digits
 _FILE = STRICT | ConfigDict(extra="ignore")  # files of older versions have more fields
 
 
@@ -136,7 +135,8 @@ class Result:
         """Epochs by which rounding to whole steps may move the end of the run."""
         images = CIFAR10.train_images + CIFAR10.val_images
         share = 1 - float(self.recipe.get("val_fraction", 0.0))
-        return max(_STEP, 0.51 * int(self.recipe["batch_size"]) / (images * share))
+        of_a_step = 0.51 * int(self.recipe["batch_size"]) / (images * share)
+        return max(0.02, of_a_step)  # published schedules are quoted with two digits
 
     @property
     def complete(self) -> bool:

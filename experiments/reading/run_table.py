@@ -80,7 +80,6 @@ def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reindex(columns=list(dict.fromkeys([*_COLUMNS, *table]))).astype(object)
     table = table.where(table.notna(), None)
     numbers = {name: table[f"tags.{name}"] for name in ("trial", "attempt", "source_trial", "seed")}
-    numbers["seed"] = numbers["seed"].combine_first(table["params.seed"])
     first = {
         "run_id": table["run_id"],
         "state": table["tags.state"].combine_first(table["status"].map(STATE_OF_STATUS).fillna("running")),

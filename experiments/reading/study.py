@@ -91,7 +91,6 @@ class Adapted:
     validation: float
     test: Estimate
     augmented: float | None
-    model_bytes: float | None
     study_seconds: float | None
     seconds: float | None
     flops: float | None

@@ -124,17 +124,9 @@ def _cell(words: Callable[[Any], str], value: float | None) -> Cell:
 def _numbers(adapted: Adapted, test: McNemar | None) -> Iterator[Number]:
     source = run_sources(adapted.run_id)
     yield from estimate_numbers("adapted.test", adapted.test, source)
-    for name, value, unit in (
-        ("validation", adapted.validation, "share"),
-        ("head_validation", adapted.head, "share"),
-        ("tuned_validation", adapted.tuned, "share"),
-        ("augmented", adapted.augmented, "share"),
-        ("seconds", adapted.seconds, "seconds"),
-        ("study_seconds", adapted.study_seconds, "seconds"),
-        ("flops", adapted.flops, "FLOPs"),
-        ("parameters", adapted.parameters, "weights"),
-        ("model_bytes", adapted.model_bytes, "bytes"),
-        ("pretrained_on", adapted.pretrained_on or None, "images"),
-    ):
-        yield Number(f"adapted.{name}", value, unit, source)
+    units = {"validation": "share", "augmented": "share", "seconds": "seconds", "study_seconds": "seconds"}
+    yield from numbers_of("adapted", adapted, source, **units, flops="FLOPs", parameters="weights")
+    yield Number("adapted.head_validation", adapted.head, "share", source)
+    yield Number("adapted.tuned_validation", adapted.tuned, "share", source)
+    yield Number("adapted.pretrained_on", adapted.pretrained_on or None, "text", source)
     yield from numbers_of("adapted.mcnemar", test, source, first="images", second="images", p="probability")

@@ -393,7 +393,6 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
     recipe = run_sources(*facts.subject_runs)
     yield Number("cost.study.seconds", cost.seconds, "seconds", study)
     yield Number("cost.study.flops", cost.flops, "FLOPs", study)
-    yield Number("cost.study.energy", None, "joules (not measured)", study)
     yield Number("cost.study.usd", cost.study_usd, "USD", (*study, *machine))
     yield Number("cost.study.machines", cost.machines, "machines", study)
     yield Number("cost.retraining.seconds", cost.retrain_seconds, "seconds", recipe)
@@ -410,7 +409,7 @@ def _cost_numbers(facts: Facts) -> Iterator[Number]:
         yield Number("serving.copies", cost.copies, "networks side by side", (*timed, *machine))
         yield Number("serving.per_1000_single", cost.per_1000_single_usd, f"USD{bound}", (*timed, *machine))
         yield Number("serving.per_1000_batched", cost.per_1000_usd, f"USD{bound}", (*timed, *machine))
-        for run_id, http in facts.study.artifacts.http.items():
+        for run_id, http in [*facts.study.artifacts.http.items()][:1]:  # the one that the sentences are about
             source = run_sources(run_id)
             yield Number("serving.http_latency", http.latency, "seconds", source)
             yield Number("serving.http_latency95", http.p95, "seconds", source)

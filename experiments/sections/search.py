@@ -385,15 +385,14 @@ def _numbers(facts: Facts, complete: pd.DataFrame, found: Sequence[Architecture]
     for name in ("search_flops", "full_flops", "confirm_flops", "final_flops"):
         yield Number(f"search.{name}", metrics.get(f"study/{name}"), "FLOPs", parent)
     yield Number("search.saved_fraction", metrics.get("study/saved_fraction"), "share", parent)
-    best, number, first, last, source = None, None, None, None, run_sources()
+    best, number, first, source = None, None, None, run_sources()
     if len(complete):
         row = _best(complete)
         best, number, source = float(row["accuracy"]), int(row["trial"]), run_sources(row["run_id"])
-        first, last = float(complete["accuracy"].iloc[0]), int(complete["trial"].iloc[-1])
+        first = float(complete["accuracy"].iloc[0])
     yield Number("search.best", best, "share", source)
     yield Number("search.best_trial", number, "trial number", source)
     yield Number("search.first", first, "share", parent)
-    yield Number("search.last_trial", last, "trial number", parent)
     units = {"best": "share", "low": "share", "high": "share", "complete": "trials", "tried": "trials"}
     units["seconds"] = "seconds"
     for architecture in found:

@@ -23,6 +23,7 @@ from experiments.pages.text import (
     short_percent,
     total,
 )
+from experiments.reading.scenario import slug
 from sweeps.words import percent
 
 LINE = 40  # letters of a label that a phone has room for
@@ -145,7 +146,7 @@ def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Num
     over = f"USD over the horizon{_least(facts)}"
     yield Number("sensitivity.saved", saved(facts), over, facts.cost_sources)
     for result in results:
-        name = f"sensitivity.{result.name.replace(' ', '_')}"
+        name = f"sensitivity.{slug(result.name)}"
         sources = (*facts.cost_sources, *result.sources)
         yield Number(f"{name}.value", result.value, "text", sources)
         yield Number(f"{name}.saved_if_halved", result.low, over, sources)

@@ -230,7 +230,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
         low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
         if accuracy:
             low, mean, high = accuracy.low, accuracy.mean, accuracy.high
-        what = f"{fine_percent(accuracy.mean)}" if accuracy else "accuracy unknown"
+        what = fine_percent(accuracy.mean) if accuracy else "accuracy unknown"
         add_points(
             figure,
             [usd],

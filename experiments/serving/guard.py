@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]  # of ASGI
 
-MOST_IMAGES = 256  # a request
+IMAGES = 256  # that fit into a request, whatever their pixels
 _MOST_REQUESTS = 64  # at once
 _BODY_SECONDS = 30.0
 _REST_BYTES, _REST_SECONDS = 64_000_000, 5.0  # at most, of a refused body
@@ -30,8 +30,8 @@ _RULE = (
 
 
 def most_bytes(side: int) -> int:
-    """Return the size of the largest body for images of `side` x `side` pixels, which holds at least `MOST_IMAGES`."""
-    return MOST_IMAGES * side * side * _PIXEL_BYTES
+    """Return the size of the largest body for images of `side` x `side` pixels, which holds at least `IMAGES`."""
+    return IMAGES * side * side * _PIXEL_BYTES
 
 
 def _json_list(item: bytes) -> bytes:
@@ -90,7 +90,7 @@ class Guard:
             await _refuse(send, 408, f"the body must arrive within {_BODY_SECONDS:g} seconds")
             return
         if len(body) > self._most_bytes:
-            await _refuse(send, 413, too_large, receive if message["more_body"] else None)
+            await _refuse(send, 413, too_large, receive if message.get("more_body", False) else None)
             return
         if _BODY.fullmatch(body) is None:
             await _refuse(send, 400, f"{_RULE}; but got {bytes(body[:80])!r}")

@@ -25,6 +25,7 @@ from experiments.pages.blocks import (
 )
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import (
+    MEASURES,
     NOTHING,
     CitedText,
     count_word,
@@ -83,8 +84,7 @@ def render(systems: Sequence[System]) -> dict[str, bytes]:
             *(_section(s) for s in systems),
             Section("How to reproduce them", (Code(commands),)),
         ),
-        footer="Accuracies are shares of images labelled right; losses are mean nats an image. A double dagger (‡) "
-        "marks figures whose source gives no date.",
+        footer=f"{MEASURES} A double dagger (‡) marks figures whose source gives no date.",
     )
     what = {r.run_id: f"reproduction of {r.name}, seed {r.seed}, {epochs([r])} epochs" for r in runs}
     return render_page(page, References({s.name: s.published for s in systems}, newest, what, cited=list(what)))

@@ -16,6 +16,7 @@ from cifar_core.errors import UserError
 from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import EvalSchedule, TrainState, total_steps, train
+from experiments.pages.text import listed
 from experiments.reading.study_reader import StudyReader
 from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
@@ -47,7 +48,7 @@ class Rerun:
             same = [f"{self.points} points of the training loss"]
             same += ["the final validation accuracy"] * (self.val_accuracy is not None)
             same += ["the kept weights"] * (self.same_weights is not None)
-            return [f"identical to the last bit: {' and '.join(same)}"]
+            return [f"identical to the last bit: {listed(same)}"]
         loss = f"by up to {self.loss_gap:.3g} nats, at step {self.gap_step}" if self.loss_gap else "not at all"
         said = [f"it differs: the training loss {loss}"]
         if self.same_weights is False:

@@ -37,7 +37,6 @@ ADAPTED = Adapted(
     validation=0.8512,
     test=mean_accuracy([0.85], ("a" * 32,), 10_000),
     augmented=0.8601,
-    model_bytes=13_400_000.0,
     study_seconds=600.0,
     seconds=400.0,
     flops=5e13,

@@ -45,6 +45,7 @@ def test_a_section_takes_one_module_and_one_entry_of_the_table(demo: Facts) -> N
     assert 'id="plot-toys"' in html
     assert "| ball | $3 |" in markdown
     assert "(report.html#figure-toys)" in markdown
+    assert [name for name in document["numbers"] if re.fullmatch(r"[\w./-]+", name) is None] == []
     assert document["numbers"]["toys.price"] == {"value": 3, "unit": "USD", "from": [f"run/{demo.run_id}"]}
     assert document["figures"]["toys"]["series"] == [{"name": "price", "x": [1, 2], "y": [3, 4]}]
 

@@ -72,6 +72,15 @@ def test_an_unknown_difference_has_a_reason(chosen: Chosen) -> None:
         image_by_image(tested.others[0], tested.reference)
 
 
+def test_seeds_without_spread_prove_no_difference(chosen: Chosen) -> None:
+    comparison = chosen("twice", "again")
+    groups = tuple(
+        replace(group, runs=tuple(replace(run, metrics={"test/loss": loss}) for run in group.runs))
+        for group, loss in zip(comparison.groups, (0.3, 0.4), strict=True)
+    )
+    assert found(Comparison(groups, groups[0], baseline=False), "test/loss").reason == "no spread over seeds"
+
+
 def test_answers_to_different_images_are_not_paired(pair: Comparison) -> None:
     answers = known(pair.groups[1].runs[0].answers)
     changed = with_run(pair, answers=replace(answers, true=answers.true[::-1]))

@@ -94,10 +94,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Place:
 @pytest.mark.parametrize(
     ("wanted", "points", "said"),
     [
-        ("demo/trial-0", 4, " and the final validation accuracy and the kept weights"),
+        ("demo/trial-0", 4, ", the final validation accuracy and the kept weights"),
         ("demo/trial-1", 2, ""),
         ("demo/final-0-0", 4, " and the kept weights"),
-        ("demo/trial-3", 4, " and the final validation accuracy and the kept weights"),
+        ("demo/trial-3", 4, ", the final validation accuracy and the kept weights"),
     ],
 )
 def test_it_comes_to_the_same_bits(place: Place, wanted: str, points: int, said: str) -> None:
