@@ -33,7 +33,7 @@ from cifar_core.training import TrainState
 
 _KEPT = 2  # checkpoints of a run
 _SUFFIX = ".safetensors"
-UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what restoring another version's raises
+_UNFIT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what restoring another version's raises
 _SUMS = ("loss_sum", "right_sum")  # since the last point of the curve
 
 
@@ -125,18 +125,18 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
 
 
 @contextlib.contextmanager
-def restoring(path: Path) -> Iterator[None]:
-    """Context for restoring the state in `path`.
+def restoring(path: Path, what: str = "a state") -> Iterator[None]:
+    """Context for restoring `what` from `path`.
 
     Raises:
         CheckpointError: it does not fit, as it is of another version.
     """
     try:
         yield
-    except UNFIT as error:
+    except _UNFIT as error:
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"{path}: it must be a state of this version, but: {first_line(error)}") from error
+        raise CheckpointError(f"{path}: it must be {what} of this version, but: {first_line(error)}") from error
 
 
 def load_weights(recipe: Recipe, path: Path) -> nn.Module:

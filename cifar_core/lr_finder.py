@@ -24,10 +24,6 @@ LEAST_STEPS = 22
 _SKIPPED = 10  # first steps, whose losses are too noisy
 
 
-class RangeTestError(UserError):
-    """A range test that found no rate."""
-
-
 @dataclass(frozen=True, slots=True)
 class RangeTest:
     """Result of a range test: the learning rate and the smoothed loss (nats) of each step."""
@@ -47,7 +43,7 @@ def range_test(
     loss blows up.
 
     Raises:
-        RangeTestError: the loss never fell.
+        UserError: the loss never fell.
         RecipeError: unknown model.
         OutOfMemory: the training images or a batch did not fit into the memory of the device.
     """
@@ -78,7 +74,7 @@ def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, Ra
         the recipe with a numeric learning rate, and the range test, or None if the recipe asks for none.
 
     Raises:
-        RangeTestError, OutOfMemory: as for `range_test`.
+        UserError, OutOfMemory: as for `range_test`.
     """
     if recipe.learning_rate != RANGE_TEST:
         return recipe, None
@@ -92,6 +88,6 @@ def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
     lowest = int(smoothed.argmin()) if losses else 0
     if lowest <= _SKIPPED:
         reach = f"{rates[0]:g} to {rates[-1]:g}" if rates else "the first rate on"
-        raise RangeTestError(f"a range test must see the loss fall, but it rose from {reach}")
+        raise UserError(f"a range test must see the loss fall, but it rose from {reach}")
     slopes = torch.gradient(smoothed)[0]  # the rates are even on the logarithmic axis
     return float(rates[_SKIPPED + int(slopes[_SKIPPED:lowest].argmin())])

@@ -21,7 +21,7 @@ from cifar_core.data.source import DataSource
 from cifar_core.errors import UserError
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
-from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, RangeTestError, range_test
+from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, range_test
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import log_range_test
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe)
     if not options.low < options.high:
-        raise RangeTestError(f"`--low < --high` must hold, but got {options.low:g} and {options.high:g}")
+        raise UserError(f"`--low < --high` must hold, but got {options.low:g} and {options.high:g}")
     set_up_cpu()
     hardware = Hardware.detect(options.device)
     store = store_of(options)
@@ -92,7 +92,7 @@ def _run_range_test(
         the range test, its figure, and the number of entries that MLflow still lacks.
 
     Raises:
-        RangeTestError: the test found no rate.
+        UserError: the test found no rate.
         OutOfMemory: the device has too little memory.
         StoreError: MLflow does not answer.
     """

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.words import clock_time, percent, time_left, waiting_workers
+from sweeps.words import about, clock_time, percent, waiting_workers
 
 if TYPE_CHECKING:  # at run time this module stays free of torch
     from sweeps.progress import SweepRun, SweepView
@@ -182,7 +182,7 @@ def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) ->
     """Picture of `view` at the time `now`, with at most `room` running trials; with more of each if it is wide."""
     stage, times = view.stage, clock_time(now - view.start_time)
     if view.seconds_left is not None:
-        times += f", {time_left(max(0.0, view.seconds_left - (now - view.at)))}"
+        times += f", {about(max(0.0, view.seconds_left - (now - view.at)))} left"
     counts = Text.assemble(
         f"{stage.ended}/{stage.total} done, {stage.counts['pruned']} pruned, ",
         (f"{stage.counts['failed']} failed", "red" if stage.counts["failed"] else ""),
@@ -264,5 +264,5 @@ def status_line(view: SweepView) -> str:
     if view.best is not None:
         parts.append(f"best {view.best}")
     if view.seconds_left is not None:
-        parts.append(time_left(view.seconds_left))
+        parts.append(f"{about(view.seconds_left)} left")
     return f"[{clock_time(view.at - view.start_time):>6}] {stage.name}: {', '.join(parts)}"

@@ -167,10 +167,13 @@ class Store:
     def lock(self, study: str) -> Path:
         return self.root / "leases" / f"{folder_name(study)}.lock"
 
+    def locks(self) -> list[Path]:
+        """Return the locks of all studies that were ever run here."""
+        return sorted((self.root / "leases").glob("*.lock"))
+
     def runner(self, *, but: str | None = None) -> str | None:
         """Return the process that runs a study of the store, other than the study `but`; None if there is none."""
-        others = sorted((self.root / "leases").glob("*.lock"))
-        running = (holder(path) for path in others if but is None or path != self.lock(but))
+        running = (holder(path) for path in self.locks() if but is None or path != self.lock(but))
         return next((who for who in running if who is not None), None)
 
     def report(self, study: str) -> Path:
@@ -250,7 +253,7 @@ def parse_evaluation(line: str) -> tuple[str, str, str] | None:
     try:
         fields = json.loads(line)
         study, key, data = fields["study"], fields["key"], fields["data_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return (study, key, data) if all(isinstance(each, str) for each in (study, key, data)) else None
 

@@ -67,11 +67,6 @@ def clock_time(seconds: float) -> str:
     return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
 
 
-def time_left(seconds: float) -> str:
-    """Return an estimate in words."""
-    return f"{about(seconds)} left"
-
-
 def about(seconds: float) -> str:
     """Return `less than 1 min`, `about 12 min`, `about 2 h 05 min`, `about 3 days` or `about 102 years`."""
     minutes, days = round(seconds / 60), round(seconds / 86_400)

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on their device, drawn separately for every image.
 
-Every function takes images (N, 3, H, W) as floats in [0, 1] and a `torch.Generator` on the same device, and returns
-new images of the same shape. Global generators are not used.
+Images are (N, 3, H, W), floats in [0, 1]. What is drawn comes from a `torch.Generator` on their device; global
+generators are not used.
 """
 
 from __future__ import annotations

@@ -33,19 +33,15 @@ class Timing:
     mean_seconds: float
 
 
-def time_serving(
-    model: nn.Module, split: Split, hardware: Hardware, normalisation: str, *, seconds: float = _SECONDS
-) -> tuple[Timing, ...]:
+def time_serving(model: nn.Module, split: Split, hardware: Hardware, normalisation: str) -> tuple[Timing, ...]:
     """Time the prediction of the first images of `split`, in batches of the sizes in `BATCHES`.
 
-    The images of a smaller split are repeated. Of three rounds the one with the least 95th percentile counts; other
-    work on the machine that lasts through all of them is not excluded.
-
-    Args:
-        seconds: length of a round; up to ten times as long where single images are too slow for that.
+    The images of a smaller split are repeated. Of three rounds of a second each (up to ten where single images are
+    slow) the one with the least 95th percentile counts; other work on the machine that lasts through all of them is
+    not excluded.
     """
     batches = (split.part(torch.arange(images) % len(split)) for images in BATCHES)
-    return tuple(_time(model, batch, hardware, normalisation, seconds) for batch in batches)
+    return tuple(_time(model, batch, hardware, normalisation) for batch in batches)
 
 
 def p95(seconds: Sequence[float]) -> float:
@@ -53,20 +49,20 @@ def p95(seconds: Sequence[float]) -> float:
     return sorted(seconds)[-(-95 * len(seconds) // 100) - 1]
 
 
-def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str, seconds: float) -> Timing:
+def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str) -> Timing:
     predict(model, batch, hardware, normalisation)  # the first call sets up kernels
-    rounds = (_round(model, batch, hardware, normalisation, seconds) for _ in range(_ROUNDS))
+    rounds = (_round(model, batch, hardware, normalisation) for _ in range(_ROUNDS))
     taken = min(rounds, key=p95)
     return Timing(len(batch), statistics.median(taken), p95(taken), len(taken), statistics.fmean(taken))
 
 
-def _round(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str, seconds: float) -> list[float]:
+def _round(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str) -> list[float]:
     taken: list[float] = []
     fewest = LEAST_TIMED if len(batch) == 1 else 3
     while (
         len(taken) < 3
-        or (len(taken) < _MOST and sum(taken) < seconds)
-        or (len(taken) < fewest and sum(taken) < _LONGEST * seconds)
+        or (len(taken) < _MOST and sum(taken) < _SECONDS)
+        or (len(taken) < fewest and sum(taken) < _LONGEST * _SECONDS)
     ):
         started = time.perf_counter()
         predict(model, batch, hardware, normalisation)

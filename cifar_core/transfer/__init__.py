@@ -2,6 +2,6 @@
 
 backbone = load_backbone()
 train = features(backbone, data.train.images, hardware, cache=default_cache()).values
-head = fit([train], data.train.labels, HeadRecipe(), classes=10)
+head = fit([train], data.train.labels, HeadRecipe(mirrored=False), classes=10)
 predictions = head.predict(features(backbone, data.val.images, hardware).values, data.val)
 """

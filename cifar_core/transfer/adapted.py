@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_core.checkpoint import (
-    UNFIT,
-    CheckpointError,
     build_network,
     data_set_of,
     read_tensors,
     recipe_of,
+    restoring,
     write_tensors,
 )
 from cifar_core.data.data_set import DataSet
-from cifar_core.memory import is_out_of_memory
 from cifar_core.transfer.backbone import Backbone, FeatureNetwork, meta_network
 from cifar_core.transfer.head import Head
 
@@ -82,17 +80,13 @@ def load_network(path: Path) -> LoadedNetwork:
 
 
 def _adapted(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> AdaptedNetwork:
-    try:
+    with restoring(path, "an adapted network"):
         features = FeatureNetwork(facts[_FACTS]["architecture"])
         features.side = facts[_FACTS]["side"]
         classes, dimensions = tensors["head.linear.weight"].shape
         network = AdaptedNetwork(features, Head(dimensions, classes, facts[_FACTS]["scaling"]))
         network.load_state_dict(tensors)
-    except UNFIT as error:
-        if is_out_of_memory(error):
-            raise
-        raise CheckpointError(f"{path}: these must be weights of an adapted network, but others were found") from error
-    return network.eval()
+        return network.eval()
 
 
 def flops_per_image(backbone: Backbone) -> int:

@@ -50,12 +50,13 @@ _COUNTS = ("step", "seconds", "validation_seconds")  # of a state, that its file
 class TuningRecipe:
     """Everything that decides a fine-tuning but the network and the head that it starts from.
 
-    The rate rises for a tenth of the steps and falls as a cosine to zero. Each image is mirrored or not at random, and
-    its activations are mixed with those of another one (Verma et al., "Manifold mixup", 2019).
+    The rate falls as a cosine to zero, and is reduced in the first tenth of the steps, where it rises. Each image is
+    mirrored or not at random, and its activations are mixed with those of another one (Verma et al., "Manifold mixup",
+    2019).
 
     Attributes:
         epochs: passes over the training images.
-        learning_rate: highest learning rate of AdamW.
+        learning_rate: where the cosine begins; the rate of AdamW rises to almost this.
         label_smoothing: share of the probability that is spread over all classes.
         mix_alpha: parameter of the Beta distribution of the mixing ratio.
     """

@@ -77,8 +77,9 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
     """
     client = connect(store.tracking_uri)
     with contextlib.ExitStack() as stack, answering(store.tracking_uri):
-        for experiment in every_experiment(client, ViewType.ALL):
-            stack.enter_context(acquire(store.lock(experiment.name), experiment.name))
+        known = {store.lock(experiment.name) for experiment in every_experiment(client, ViewType.ALL)}
+        for lock in sorted({*known, *store.locks()}):  # a study that begins has no experiment yet
+            stack.enter_context(acquire(lock, lock.stem))
         if set(_found(store, client)) != set(wastes):
             raise StoreError("a store must not change before it is cleaned, but it has; nothing was removed, try again")
         _restore(client)
@@ -154,6 +155,8 @@ def _of_study(
     for folder in () if resumable else sorted(store.checkpoint_folder(study).glob("*")):
         if folder.name in active and active[folder.name].data.tags.get("state") in ENDED:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
+    for path in sorted(store.weights_folder(study).glob(".*")):
+        yield Waste(study, "weights whose writing was cut short", (path,))
     networks = every_page(lambda token: client.search_logged_models([experiment.experiment_id], page_token=token))
     for model in networks:
         if model.source_run_id in deleted.keys() - kept:

@@ -31,10 +31,6 @@ _ANOTHER_NAME = "begin a study of another name with --study"
 _OF_STAGE = frozenset({"seed", "epochs", "batch_size", "learning_rate", "weight_decay", "val_fraction"})
 
 
-class InconsistentError(UserError):
-    """A study that would give wrong results if it was resumed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Repair:
     """A repair that guesses nothing."""
@@ -66,7 +62,7 @@ def check_before_training(
         say: receives one line for each repair, and for each fault that does no harm.
 
     Raises:
-        InconsistentError: the sweep would give wrong results.
+        UserError: the sweep would give wrong results.
         StoreError: MLflow does not answer.
         LockError: another process runs a study of a store that was moved.
     """
@@ -75,7 +71,7 @@ def check_before_training(
         first, *others = wrong
         more = f" ({len(others)} more; --verify lists them)" if others else ""
         way = f"--repair can {first.repair.does}, or " if first.repair is not None else ""
-        raise InconsistentError(f"study {study!r} cannot be trained: {first}{more}; {way}{first.advice}")
+        raise UserError(f"study {study!r} cannot be trained: {first}{more}; {way}{first.advice}")
     for finding in found:
         if finding.repair is None:
             say(finding.text)

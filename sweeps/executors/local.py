@@ -168,5 +168,6 @@ def _share(hardware: Hardware, number: int) -> Hardware:
 
 def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        return f"killed by {signal.Signals(-exitcode).name}"
+        names = {each.value: each.name for each in signal.Signals}
+        return f"killed by {names.get(-exitcode, f'signal {-exitcode}')}"  # real-time signals have no name
     return f"exit code {exitcode}"

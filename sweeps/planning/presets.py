@@ -51,6 +51,7 @@ class Preset:
     def fitted(self, data_set: DataSet) -> Preset:
         """Return the preset for a data set: a run of the same network takes as many steps as on CIFAR-10, or fewer.
 
+        On more images than CIFAR-10's, runs that the cap in epochs ends take more steps, up to the budget in FLOPs.
         Budgets in FLOPs grow with the pixels of an image. A pass over fewer images is shorter, so more of them are
         allowed: caps in epochs rise with the inverse of the number of training images, four times at most, as more
         passes gained nothing (docs/measurements.md).

@@ -205,7 +205,7 @@ def reference_epochs(train_images: int) -> float:
 def comparable(recipe: Recipe) -> Recipe:
     """Return `recipe` with the settings that all recipes of a sweep share.
 
-    They are the validation split, test-time augmentation, and the weights of the last step. A range test would cost
+    They are the validation split, test-time augmentation, and no choice of the best weights. A range test would cost
     more than a trial, so a rate to be found becomes the optimiser's reference rate. A sweep keeps more images for
     validation, so the epochs are scaled to give as many steps as before.
     """

@@ -103,7 +103,7 @@ class Adaptation:
             Interrupted: `stop` returned true; the same call resumes the study.
             StudyError: the study was started with another backbone, preset or seed, or other data; or its fine-tuning
                 was interrupted, and there is too little memory now.
-            InconsistentError: resuming it would give wrong results.
+            UserError: resuming it would give wrong results.
         """
         study = self._open()
         try:

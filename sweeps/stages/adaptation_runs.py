@@ -53,7 +53,7 @@ class AdaptationRuns:
         parameters = sum(each.numel() for each in self.backbone.network.parameters())
         chosen = {**recipe.to_dict(), **(tuning.to_dict() if tuning is not None else {})}
         params = {**chosen, "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
-        files = {"recipe.toml": tomli_w.dumps(chosen).encode(), DATA_SET: self.data_set.to_json()}
+        files = {"recipe.toml": tomli_w.dumps(chosen).encode()}
         self.tracker.begin(RunLabel(key=key, name=name, tags={**self._tags(), **tags}, params=params, files=files))
 
     def end_head(

@@ -111,7 +111,8 @@ def open_study(
 def _enqueue(study: optuna.Study, plan: Plan, recipes: Sequence[Recipe]) -> None:
     """Enqueue these recipes, then the starting points of a new study, unless a command has done so before."""
     starts = plan.space.starts if plan.starts else ()
-    enqueued = [trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False)]
+    known = (trial.user_attrs.get("enqueued_recipe") for trial in study.get_trials(deepcopy=False))
+    enqueued = [Recipe().to_dict() | recipe for recipe in known if recipe]  # recipes had fewer fields before
     for recipe in recipes:
         if recipe.to_dict() not in enqueued:  # the same command again finishes the study and adds nothing to it
             # Points of a space are recipes for the length of the reference.

@@ -68,7 +68,8 @@ def moved_from(store: Store) -> list[Path]:
     Raises:
         StoreError: the database cannot be read.
     """
-    return sorted({_root(old) for old in _out_of_date(store)})
+    matches = map(_STUDY.fullmatch, _out_of_date(store))
+    return sorted({_path(match["root"]) for match in matches if match is not None})
 
 
 def follow_store(store: Store, study: str | None = None) -> list[Path]:
@@ -157,12 +158,6 @@ def _replace(database: sqlite3.Connection, old: str, new: str) -> None:
 
 def _tables(database: sqlite3.Connection) -> set[str]:
     return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
-def _root(location: str) -> Path:
-    match = _STUDY.fullmatch(location)
-    assert match is not None
-    return _path(match["root"])
 
 
 def _path(uri: str) -> Path:

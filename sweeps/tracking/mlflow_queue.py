@@ -181,7 +181,10 @@ def unsent(folder: Path) -> int:
 
 
 def _queued(path: Path) -> int:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # the process that runs the study has sent all of it meanwhile
+        return 0
     return content.count(b"\n", _first_unsent(content))
 
 

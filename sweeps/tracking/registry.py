@@ -39,10 +39,11 @@ def log_classifier(uri: str, run_id: str, weights: Path) -> LoggedModel:
     """
     client = MlflowClient(uri)
     run = client.get_run(run_id)
-    if (kept := _classifier(client, run)) is not None:
-        return kept
-    for attempt in _classifiers(client, run):  # whose logging was cut short
-        client.delete_logged_model(attempt.model_id)
+    where = f"source_run_id = '{run_id}' AND name = '{CLASSIFIER}'"
+    for model in client.search_logged_models([run.info.experiment_id], where):
+        if model.status == LoggedModelStatus.READY:
+            return model
+        client.delete_logged_model(model.model_id)  # a crash cut its logging short
     loaded = load_network(weights)
     data_set = loaded.data_set
     program = export(loaded.network, loaded.normalisation, data_set)
@@ -140,17 +141,6 @@ def _active(client: MlflowClient, run: Run) -> Iterator[None]:
     finally:
         if run.info.end_time is not None:
             client.set_terminated(run.info.run_id, run.info.status, run.info.end_time)
-
-
-def _classifier(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """Return the classifier that was logged with a run; one whose logging a crash cut short does not count."""
-    logged = _classifiers(client, run)
-    return next((model for model in logged if model.status == LoggedModelStatus.READY), None)
-
-
-def _classifiers(client: MlflowClient, run: Run) -> list[LoggedModel]:
-    where = f"source_run_id = '{run.info.run_id}' AND name = '{CLASSIFIER}'"
-    return list(client.search_logged_models([run.info.experiment_id], where))
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:

@@ -11,8 +11,8 @@ import torch
 
 from cifar_core import lr_finder
 from cifar_core.data import Splits
-from cifar_core.errors import OutOfMemory
-from cifar_core.lr_finder import RangeTest, RangeTestError, range_test, settle
+from cifar_core.errors import OutOfMemory, UserError
+from cifar_core.lr_finder import RangeTest, range_test, settle
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from tests.cifar_core.support import FP32, synthetic
@@ -99,5 +99,5 @@ def test_rate_is_found_for_a_recipe_that_asks_for_it(data: Splits) -> None:
 
 def test_loss_that_never_falls(data: Splits) -> None:
     recipe = replace(RECIPE, optimizer="sgd")
-    with pytest.raises(RangeTestError, match=r"^a range test must see the loss fall, but "):
+    with pytest.raises(UserError, match=r"^a range test must see the loss fall, but "):
         range_test(recipe, data, FP32, low=1e3, high=1e6, steps=40)

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from cifar_core.data import source
 from cifar_core.errors import OutOfMemory, UserError
-from cifar_core.lr_finder import RangeTest, RangeTestError
+from cifar_core.lr_finder import RangeTest
 from cifar_core.recipe import Recipe
 from experiments import lr_find
 from sweeps.lock import acquire
@@ -128,7 +128,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return instead
 
 
-@pytest.mark.parametrize("error", [RangeTestError, OutOfMemory])
+@pytest.mark.parametrize("error", [UserError, OutOfMemory])
 def test_no_rate_is_one_line_and_a_failed_run(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[UserError]
 ) -> None:

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from cifar_core.data import Splits, source
-from cifar_core.evaluation.serving import time_serving
+from cifar_core.evaluation import serving
 from sweeps import run_study
 from sweeps.executors import engine
 from sweeps.store import Store
@@ -33,9 +33,7 @@ def empty_databases(tmp_path_factory: pytest.TempPathFactory, blank: Path) -> Pa
 @pytest.fixture(autouse=True)
 def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that are tested in this process are timed for no longer than a few calls take, not for seconds."""
-    defaults = time_serving.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "seconds", 0.0)
+    monkeypatch.setattr(serving, "_SECONDS", 0.0)
 
 
 @pytest.fixture

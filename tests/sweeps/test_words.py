@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cifar_core.recipe import Recipe
-from sweeps.words import clock_time, counted, narrowed, rounded, shortened, time_left
+from sweeps.words import about, clock_time, counted, narrowed, rounded, shortened
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_a_narrow_recipe_names_what_it_has_less_of() -> None:
         *((172_000, "about 47 h 47 min"), (259_000, "about 3 days"), (3.222e9, "about 102 years")),
     ],
 )
-def test_time_left(seconds: float, text: str) -> None:
-    assert time_left(seconds) == f"{text} left"
+def test_estimates(seconds: float, text: str) -> None:
+    assert about(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ CPU = Hardware.detect("cpu")
 
 
 @pytest.mark.parametrize("images", [300, 10])  # those of a split that is smaller than a batch are repeated
-def test_single_images_and_large_batches_are_timed(images: int) -> None:
+def test_single_images_and_large_batches_are_timed(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_SECONDS", 0.05)
     model = CPU.place(build_model(Recipe(model="three_conv", width=0.25)))
-    timings = time_serving(model, synthetic(images, 0).train, CPU, "dataset", seconds=0.05)
+    timings = time_serving(model, synthetic(images, 0).train, CPU, "dataset")
     assert tuple(timing.images for timing in timings) == BATCHES
     for timing in timings:
         assert timing.repeats >= 3
@@ -38,7 +39,7 @@ def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(serving, "predict", predict)
     monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
-    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset", seconds=1.0)
+    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
     assert single.slow_seconds == pytest.approx(0.01)
     assert 59 <= single.repeats <= 200
 
@@ -52,7 +53,7 @@ def test_slow_networks_are_timed_often_enough_for_a_percentile(monkeypatch: pyte
 
     monkeypatch.setattr(serving, "predict", predict)
     monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
-    single, large = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset", seconds=1.0)
+    single, large = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
     assert (single.repeats, large.repeats) == (59, 3)
 
 

@@ -34,13 +34,14 @@ def test_a_saved_network_gives_the_predictions_of_its_head(tmp_path: Path) -> No
     served = program(data.val.images.permute(0, 2, 3, 1).contiguous())
     torch.testing.assert_close(served, found.probabilities, atol=1e-4, rtol=1e-3)
     facts, tensors = read_tensors(path)
-    for other, rest in (
-        ({"architecture": "zebranet"}, tensors),
-        ({}, {name: value for name, value in tensors.items() if name != "head.linear.weight"}),
+    headless = {name: value for name, value in tensors.items() if name != "head.linear.weight"}
+    for other, rest, cause in (
+        ({"architecture": "zebranet"}, tensors, "zebranet"),
+        ({}, headless, "head.linear.weight"),
     ):
         write_tensors(path, {**facts, "adapted": facts["adapted"] | other}, rest)
         assert refusal(functools.partial(load_network, path), CheckpointError) == (
-            f"{path}: these must be weights of an adapted network, but others were found"
+            f"{path}: it must be an adapted network of this version, but: {cause!r}"
         )
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="SHA-256 must be"):

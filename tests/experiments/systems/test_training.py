@@ -22,9 +22,9 @@ from cifar_core import training
 from cifar_core.checkpoint import Checkpoints, load_weights
 from cifar_core.data import Split, Splits, hold_out
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import Hardware
-from cifar_core.lr_finder import RangeTestError
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, predict
 from experiments import reproduce
@@ -522,7 +522,7 @@ def test_one_that_finds_none_ends_the_command(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def none(*_: object) -> None:
-        raise RangeTestError("a range test must see the loss fall, but it rose from 0.01 to 10")
+        raise UserError("a range test must see the loss fall, but it rose from 0.01 to 10")
 
     monkeypatch.setattr(systems_training, "settle", none)
     place.recipe.write_text(RANGE_TEST.to_toml())

@@ -269,6 +269,23 @@ def test_never_while_a_study_runs(place: Place) -> None:
     assert place.files("trial-1")
 
 
+def test_never_while_a_study_begins_that_has_no_experiment_yet(place: Place) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    found = find_waste(place.store)
+    with acquire(place.store.lock("new"), "new"), pytest.raises(LockError, match=r"^study 'new' is being run by "):
+        remove(place.store, found)
+    assert place.files("trial-1")
+
+
+def test_weights_whose_writing_was_cut_short_go(place: Place) -> None:
+    half = place.store.weights("mine", "trial-0").with_name(".trial-0.safetensors.0a1b2c3d")
+    half.write_bytes(b"wei")
+    assert place.shown() == ["mine: weights whose writing was cut short"]
+    remove(place.store, find_waste(place.store))
+    assert not half.exists()
+    assert place.store.weights("mine", "trial-0").exists()
+
+
 def test_other_databases(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^a store must hold its own MLflow database to be cleaned, but "):
         find_waste(Store.locate(tmp_path, tracking_uri="http://127.0.0.1:9"))

@@ -18,10 +18,11 @@ from optuna.trial import TrialState, create_trial
 
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10
+from cifar_core.errors import UserError
 from cifar_core.recipe import Recipe
 from sweeps.checks import commands
 from sweeps.checks.commands import repair_store
-from sweeps.checks.consistency import InconsistentError, check_before_training
+from sweeps.checks.consistency import check_before_training
 from sweeps.checks.verify import findings
 from sweeps.store import Store
 from sweeps.studies.storage import open_storage
@@ -142,7 +143,7 @@ def test_a_new_study_in_an_old_store(edited: Edited) -> None:
 def test_the_new_name_of_a_renamed_experiment_is_no_study(edited: Edited) -> None:
     edited.client.rename_experiment(edited.experiment, "nicer")
     said = r"the MLflow experiment 'nicer' is that of study 'a study', and was renamed; resume that one with --study "
-    with pytest.raises(InconsistentError, match=rf"^study 'nicer' cannot be trained: {said}'a study', or begin a "):
+    with pytest.raises(UserError, match=rf"^study 'nicer' cannot be trained: {said}'a study', or begin a "):
         check_before_training(edited.store, "nicer", None, print)
 
 
@@ -204,7 +205,7 @@ def test_what_would_give_wrong_results_is_refused_before_anything_is_written(
     edit(edited)
     before = edited.keys()
     message = message.replace("(2 more; --verify lists them)", r"\(2 more; --verify lists them\)")
-    with pytest.raises(InconsistentError, match=rf"^study 'a study' cannot be trained: {message}$") as caught:
+    with pytest.raises(UserError, match=rf"^study 'a study' cannot be trained: {message}$") as caught:
         edited.resume()
     assert "\n" not in str(caught.value)
     assert edited.keys() == before
@@ -216,7 +217,7 @@ def test_an_mlflow_database_that_began_anew(
     edited: Edited, tmp_path: Path, empty_store: Callable[[Path], Store]
 ) -> None:
     edited.store = replace(edited.store, tracking_uri=empty_store(tmp_path / "new").tracking_uri)
-    with pytest.raises(InconsistentError, match=r"Optuna has 2 trials of it, but MLflow has no such experiment; bring"):
+    with pytest.raises(UserError, match=r"Optuna has 2 trials of it, but MLflow has no such experiment; bring"):
         edited.resume()
 
 

@@ -113,14 +113,17 @@ def test_workers_end_with_their_parent() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_worker_that_dies_within_a_message_is_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 6, "signal 40")])
+def test_a_worker_that_dies_within_a_message_is_one_that_died(
+    monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
     """A pipe raises OSError if the worker is killed while it writes a message that is larger than the buffer."""
     executor = start()
     try:
         executor.start(JOB)
         [worker] = executor._workers
         events_until(executor, waits)
-        os.kill(worker.process.pid, signal.SIGKILL)
+        os.kill(worker.process.pid, number)
         worker.process.wait()
 
         def cut() -> object:
@@ -129,6 +132,6 @@ def test_a_worker_that_dies_within_a_message_is_one_that_died(monkeypatch: pytes
         monkeypatch.setattr(worker.pipe, "recv", cut)
         [event] = events_until(executor, lambda event: isinstance(event, Failed))
         assert isinstance(event, Failed)
-        assert (event.reason, event.worker_died) == ("worker died: killed by SIGKILL", True)
+        assert (event.reason, event.worker_died) == (f"worker died: killed by {name}", True)
     finally:
         executor.close()

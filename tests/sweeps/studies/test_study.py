@@ -331,6 +331,13 @@ class TestQueue:
         asked = [trial.user_attrs.get("enqueued_recipe", {"cutout": "start"})["cutout"] for trial in waiting]
         assert asked == [4, "start", "start", 8]
 
+    def test_nor_one_that_a_version_with_fewer_fields_enqueued(self, storage: BaseStorage, plan: Plan) -> None:
+        recipe = Recipe(cutout=4)
+        fields = {name: value for name, value in recipe.to_dict().items() if name != "freeze_first"}
+        [enqueued, *_] = open_study(plan, storage, [recipe]).trials
+        storage.set_trial_user_attr(enqueued._trial_id, "enqueued_recipe", fields)
+        assert len(open_study(plan, storage, [recipe]).trials) == 1 + len(plan.space.starts)
+
 
 class TestSamplers:
     @pytest.mark.slow

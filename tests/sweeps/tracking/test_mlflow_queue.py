@@ -69,6 +69,12 @@ def test_an_entry_of_another_version_is_refused_and_stays(tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
+def test_a_queue_that_is_removed_while_it_is_counted_holds_nothing(tmp_path: Path) -> None:
+    write_queue(tmp_path / "j.jsonl", FIRST)
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "no file")
+    assert queued(tmp_path) == 1
+
+
 def test_what_is_no_number_comes_back(tmp_path: Path) -> None:
     [entry] = content(write_queue(tmp_path / "j.jsonl", Entry(key="k", at=0, metrics={"a": math.nan, "b": math.inf})))
     assert math.isnan(entry.metrics["a"])
