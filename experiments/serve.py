@@ -22,7 +22,7 @@ from mlflow.pyfunc import scoring_server
 from cifar_core.hardware import set_up_cpu
 from experiments.reading.study import HttpSpeed
 from experiments.serving.champion import record_speed, registered
-from experiments.serving.guard import Guard, most_bytes
+from experiments.serving.guard import Guard
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
@@ -71,7 +71,7 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
         model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
-        application = Guard(scoring_server.init(model), most_bytes(int(version.tags["side"])))
+        application = Guard(scoring_server.init(model), int(version.tags["side"]))
 
     def announce(address: str) -> None:
         print(f"Version {version.version} of {version.name}: {version.description}", flush=True)

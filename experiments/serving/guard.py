@@ -1,7 +1,7 @@
 """Guard in front of MLflow's scoring server: what it would misread, or fail at, is refused with a reason.
 
-MLflow's server reads a body of any size into memory, for any time, takes 0.5 for the byte 0, and answers 500 to a
-request without a content type or with brackets nested too deep.
+MLflow's server reads a body of any size into memory, for any time, takes 0.5 for the byte 0, answers 500 to a request
+without a content type or with brackets nested too deep, and repeats all pixels of an image of another shape.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ _MOST_REQUESTS = 64  # at once
 _BODY_SECONDS = 30.0
 _REST_BYTES, _REST_SECONDS = 64_000_000, 5.0  # at most, of a refused body
 _PIXEL_BYTES = 18  # at most, as json.dumps writes it: "[255, 255, 255], " and a share of the brackets around
-_RULE = (
-    'the body must be {"inputs": [image, ...]}, where an image is a list of rows, a row one of pixels, and a pixel one '
-    "of three whole numbers from 0 to 255: red, green, blue"
-)
+_BYTE = rb"(?>25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\s*+"
 
 
 def most_bytes(side: int) -> int:
@@ -34,26 +31,36 @@ def most_bytes(side: int) -> int:
     return IMAGES * side * side * _PIXEL_BYTES
 
 
-def _json_list(item: bytes) -> bytes:
-    """Return the pattern of a list of one or more items.
+def _json_list(item: bytes, count: int | None = None) -> bytes:
+    """Return the pattern of a list of `count` items, or of one or more.
 
     Possessive quantifiers prevent backtracking, so matching takes linear time.
     """
-    return rb"\[\s*+" + item + rb"(?:,\s*+" + item + rb")*+\]\s*+"
+    others = b"*+" if count is None else b"{%d}+" % (count - 1)
+    return rb"\[\s*+" + item + rb"(?:,\s*+" + item + rb")" + others + rb"\]\s*+"
 
 
-_IMAGES = _json_list(_json_list(_json_list(_json_list(rb"\d{1,3}+\s*+"))))
-_BODY = re.compile(rb'\s*+\{\s*+"(?:inputs|instances)"\s*+:\s*+' + _IMAGES + rb"\}\s*+")
+def _body_of(side: int) -> re.Pattern[bytes]:
+    """Return the pattern of a body that holds images of `side` x `side` pixels."""
+    images = _json_list(_json_list(_json_list(_json_list(_BYTE, 3), side), side))
+    return re.compile(rb'\s*+\{\s*+"(?:inputs|instances)"\s*+:\s*+' + images + rb"\}\s*+")
 
 
 class Guard:
     """An ASGI application that passes sound requests on to `application`, with their bodies read.
 
     Requests are counted, and not connections, of which a silent one would take a place for good.
+
+    Args:
+        side: height and width of an image in pixels.
     """
 
-    def __init__(self, application: Application, most_bytes: int) -> None:
-        self._application, self._most_bytes = application, most_bytes
+    def __init__(self, application: Application, side: int) -> None:
+        self._application, self._most_bytes, self._body = application, most_bytes(side), _body_of(side)
+        self._rule = (
+            f'the body must be {{"inputs": [image, ...]}} alone, where an image is a list of {side} rows, a row one of '
+            f"{side} pixels, and a pixel one of three whole numbers from 0 to 255: red, green, blue"
+        )
         self._places = asyncio.Semaphore(_MOST_REQUESTS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -92,8 +99,8 @@ class Guard:
         if len(body) > self._most_bytes:
             await _refuse(send, 413, too_large, receive if message.get("more_body", False) else None)
             return
-        if _BODY.fullmatch(body) is None:
-            await _refuse(send, 400, f"{_RULE}; but got {bytes(body[:80])!r}")
+        if self._body.fullmatch(body) is None:
+            await _refuse(send, 400, f"{self._rule}; but got {bytes(body[:80])!r}")
             return
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 

@@ -92,18 +92,12 @@ def pixels(images: torch.Tensor) -> bytes:
 @pytest.mark.timeout(120)
 def test_a_server_labels_images_and_outlives_wrong_requests(server: Server) -> None:
     images = IMAGES.permute(0, 2, 3, 1)
-    for body, said in (
-        (pixels(IMAGES), "Shape of input (3, 3, 32, 32) does not match expected shape (-1, 32, 32, 3)"),
-        (pixels(images[:, :28, :28]), "Shape of input (3, 28, 28, 3) does not match expected shape (-1, 32, 32, 3)"),
-        (pixels(images.int() + 256), "out of bounds for uint8"),
-        (pixels(images / 255), "three whole numbers from 0 to 255"),
-        (pixels(images).replace(b"]]]]", b"]], []]]"), "three whole numbers"),
-        (pixels(images).replace(b"[", b"[0, ", 1), "three whole numbers"),
-        (json.dumps({"inputs": [images[0].tolist(), images[1, :3].tolist()]}).encode(), "inhomogeneous shape"),
-        (b"", "the body must be"),
-    ):
+    said = (
+        'the body must be {"inputs": [image, ...]} alone, where an image is a list of 32 rows, a row one of 32 pixels'
+    )
+    for body in (pixels(IMAGES), pixels(images[:, :28, :28]), pixels(images.int() + 256), pixels(images / 255), b""):
         status, answer = server.ask(body)
-        assert (status, said in answer["message"]) == (400, True), answer
+        assert (status, answer["message"].startswith(said)) == (400, True), answer
     status, answer = server.ask(pixels(images))
     assert status == 200
     found = torch.tensor([[row["probabilities"][name] for name in CIFAR10.classes] for row in answer["predictions"]])

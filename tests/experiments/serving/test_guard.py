@@ -19,7 +19,8 @@ from experiments.serving import guard
 from experiments.serving.guard import IMAGES, Guard, Message, Receive, Send, most_bytes
 from experiments.serving.local import HOST, listen
 
-IMAGE = [[[0, 7, 255]] * 2] * 2
+SIDE, MOST = 16, 1_179_648  # bytes of a body
+IMAGE = [[[0, 7, 255]] * SIDE] * SIDE
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
 
 
@@ -43,7 +44,7 @@ def ask(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = JSON, *
         sent.append(message)
 
     scope = {"type": "http", "method": method, "headers": list(headers)}
-    asyncio.run(Guard(application, most_bytes=1_000_000)(scope, receive, send))
+    asyncio.run(Guard(application, SIDE)(scope, receive, send))
     if arrived:
         return arrived[0]
     return (sent[0]["status"], json.loads(sent[1]["body"])["message"]) if sent else None
@@ -56,6 +57,12 @@ def test_images_pass(key: str, indent: int | None) -> None:
     assert ask([body[:10], body[10:30], body[30:]]) == body
 
 
+@pytest.mark.parametrize("number", [0, 9, 10, 99, 100, 199, 200, 249, 250, 255])
+def test_bytes_pass(number: int) -> None:
+    body = json.dumps({"inputs": [[[[number, 0, 255]] * SIDE] * SIDE]}).encode()
+    assert ask([body]) == body
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -66,11 +73,12 @@ def test_images_pass(key: str, indent: int | None) -> None:
         b'{"inputs": null}',
         b'{"inputs": []}',
         json.dumps({"inputs": IMAGE}).encode(),
-        json.dumps({"inputs": [[[[0.5, 0, 0]]]]}).encode(),
-        json.dumps({"inputs": [[[[-1, 0, 0]]]]}).encode(),
-        json.dumps({"inputs": [[[["7", 0, 0]]]]}).encode(),
-        json.dumps({"inputs": [[[[True, 0, 0]]]]}).encode(),
-        json.dumps({"inputs": [[[[1000, 0, 0]]]]}).encode(),
+        *(json.dumps({"inputs": [[[[n, 0, 0]] * SIDE] * SIDE]}).encode() for n in (0.5, -1, "7", True, 256, 300, 1000)),
+        json.dumps({"inputs": [IMAGE]}).replace("7", "07").encode(),
+        json.dumps({"inputs": [IMAGE[1:]]}).encode(),
+        json.dumps({"inputs": [[row[1:] for row in IMAGE]]}).encode(),
+        json.dumps({"inputs": [IMAGE, [*IMAGE, IMAGE[0]]]}).encode(),
+        json.dumps({"inputs": [[[[*pixel, 0] for pixel in row] for row in IMAGE]]}).encode(),
         json.dumps({"inputs": [IMAGE], "params": {}}).encode(),
         json.dumps({"inputs": [IMAGE]}).encode("utf-16"),
         b'{"inputs": ' + b"[" * 900_000,
@@ -80,14 +88,17 @@ def test_images_pass(key: str, indent: int | None) -> None:
 def test_anything_but_images_of_whole_numbers_is_refused(body: bytes) -> None:
     status, reason = ask([body])
     assert status == 400
-    assert reason.startswith('the body must be {"inputs": [image, ...]}, where an image is a list of rows')
+    said = (
+        'the body must be {"inputs": [image, ...]} alone, where an image is a list of 16 rows, a row one of 16 pixels'
+    )
+    assert reason.startswith(said)
     assert reason.endswith(f"whole numbers from 0 to 255: red, green, blue; but got {body[:80]!r}")
 
 
-@pytest.mark.parametrize("headers", [JSON, [*JSON, (b"content-length", b"1000001")]])
+@pytest.mark.parametrize("headers", [JSON, [*JSON, (b"content-length", b"%d" % (MOST + 1))]])
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(headers: Sequence[tuple[bytes, bytes]]) -> None:
     for parts in ([b" " * 400_000] * 4, [b" " * 1_600_000]):
-        assert ask(parts, headers) == (413, "the body must have at most 1,000,000 bytes")
+        assert ask(parts, headers) == (413, "the body must have at most 1,179,648 bytes")
 
 
 @pytest.mark.parametrize("side", [32, 48, 64])
@@ -125,7 +136,7 @@ def test_requests_beyond_the_most_at_once_are_refused_until_one_is_answered() ->
         async def send(message: Message) -> None:
             statuses.extend([message["status"]] if "status" in message else [])
 
-        guarded = Guard(application, most_bytes=1000)
+        guarded = Guard(application, SIDE)
 
         async def request(method: str = "POST") -> None:
             await guarded({"type": "http", "method": method, "headers": JSON}, receive, send)
@@ -154,7 +165,7 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "headers": JSON}
-    asyncio.run(Guard(Mock(), most_bytes=1000)(scope, silent, send))
+    asyncio.run(Guard(Mock(), SIDE)(scope, silent, send))
     said = json.loads(sent[1]["body"])["message"]
     assert (sent[0]["status"], said) == (408, "the body must arrive within 0.01 seconds")
 
@@ -162,7 +173,7 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
 @pytest.fixture
 def address() -> Iterator[str]:
     """The address of a server of the guard."""
-    server = uvicorn.Server(uvicorn.Config(Guard(Mock(), most_bytes=1000), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(Guard(Mock(), SIDE), log_level="warning"))
     with listen(0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -174,8 +185,8 @@ def address() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("body", "kind", "status", "reason"),
     [
-        (b" " * 20_000_000, "application/json", 413, "the body must have at most 1,000 bytes"),
-        ([b" " * 1_000_000] * 20, "application/json", 413, "the body must have at most 1,000 bytes"),
+        (b" " * 20_000_000, "application/json", 413, "the body must have at most 1,179,648 bytes"),
+        ([b" " * 1_000_000] * 20, "application/json", 413, "the body must have at most 1,179,648 bytes"),
         (b" " * 20_000_000, "text/csv", 415, "the content type must be application/json, but got text/csv"),
     ],
 )
@@ -202,7 +213,7 @@ def test_a_refused_body_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch, *,
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "headers": [*JSON, (b"content-length", b"1001")]}
-    asyncio.run(Guard(Mock(), most_bytes=1000)(scope, endless, send))
+    scope = {"type": "http", "method": "POST", "headers": [*JSON, (b"content-length", b"%d" % (MOST + 1))]}
+    asyncio.run(Guard(Mock(), SIDE)(scope, endless, send))
     assert next(parts) == (1 if is_silent else 64)
     assert sent[-1] == {"type": "http.response.body", "body": b""}
