@@ -18,18 +18,18 @@ _UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a folder's fsync
 
 
 def csv_reader(text: str) -> csv.DictReader[str]:
-    """Return a reader of CSV text, by the names in its first line.
+    """Return a reader of CSV text, by the names in its first line; spaces after a comma do not count.
 
     Raises:
         csv.Error: a quote is open at the end, so that all after it would be one field.
     """
     try:
-        for _ in csv.reader(io.StringIO(text, newline=""), strict=True):
+        for _ in csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True):
             pass
     except csv.Error as error:
         if str(error) == "unexpected end of data":  # what else is strict, such as a space after a quote, does no harm
             raise
-    return csv.DictReader(io.StringIO(text, newline=""))
+    return csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
 
 
 def decode_text(content: bytes) -> str:

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study", metavar="NAME", help="whose images (default: the most recent study; CIFAR-10 where there is none)"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of CIFAR-10 (default: the cache folder)")
     add_store(parser)
     return parser
 

@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the first whose package is installed, if any)",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
     add_store(parser)
     return parser
 
@@ -135,7 +135,8 @@ def _run(options: argparse.Namespace) -> int:
         console.plan(_rows(subject, built, to_do(built, tracker), data, hardware, heads=left) | _adapted(heads, data))
         if missing:
             console.say(f"no adapted network: {missing}")
-        stopper = Stopper()  # not earlier, so that Ctrl-C ends a download at once
+        stopper = Stopper()
+        stopper.listen()  # not earlier, so that Ctrl-C ends a download at once
         context = CurveContext(
             experiment=experiment,
             data=data,

@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=_epochs, metavar="N", help="end after N epochs of the unchanged schedule")
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="K", help="runs of each (default: 1)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: %(default)s")
-    parser.add_argument("--data", type=Path, metavar="DIR", help=f"CIFAR-10 (default: {default_data_dir()})")
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
     parser.add_argument(
         "--results",
         type=Path,

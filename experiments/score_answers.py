@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="whose test images, and whose champion to compare with (default: the most recent study)",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the CIFAR-10 files (default: the cache folder)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of CIFAR-10 (default: the cache folder)")
     add_store(parser)
     return parser
 

@@ -96,6 +96,9 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signal = 0
+
+    def listen(self) -> None:
+        """Take these signals from here on."""
         for stop in stop_signals():
             signal.signal(stop, self._ask)
 

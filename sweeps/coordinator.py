@@ -109,7 +109,7 @@ class Coordinator:
             Interrupted: `stop` returned true; running trials can resume from their last checkpoints.
             RunsFailError: several runs in a row failed before they trained, the test of a network failed, or no worker
                 starts.
-            StoreLostError: the disk is full, for example.
+            StoreLostError: the disk is full, for example, and `stop` returns false.
         """
         self._open()
         try:
@@ -120,7 +120,11 @@ class Coordinator:
                 raise
             self._close("finished", summary.metrics)
         except (StoreError, StorageInternalError) as error:
-            raise StoreLostError.of(error) from error
+            lost = StoreLostError.of(error)
+            if not self.stop():
+                raise lost from error
+            self.sweep.console.say(str(lost))
+            raise Interrupted from error
         return summary
 
     def _run(self) -> Summary:

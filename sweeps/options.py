@@ -184,7 +184,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the data")
     given = data.add_mutually_exclusive_group()
-    given.add_argument("--data", type=Path, metavar="DIR", help=f"folder of CIFAR-10 (default: {default_data_dir()})")
+    given.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of CIFAR-10; files that it lacks are downloaded into it (default: {default_data_dir()})",
+    )
     given.add_argument(
         "--images",
         type=Path,

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Ctrl-C comes here before the first trial only; later the coordinator handles it.
     trains = not (options.status or options.verify or options.repair or options.replay)
-    stopped = "stopped before the first trial; the same command starts again" if trains else "stopped"
+    stopped = "stopped before it trained anything; the same command starts again" if trains else "stopped"
     return run_command(parser, run, stopped=stopped)
 
 
@@ -182,7 +182,7 @@ class _Command:
             recipes: recipes to try first.
             notes: lines to print after the plan.
         """
-        study, summary = self.plan.study, None
+        study, summary, stopper = self.plan.study, None, Stopper()
         with acquire(self.store.lock(study), study), SweepConsole() as console:
             data = self._data(console)
             tracker = MlflowTracker(self.store, study, say=console.say)
@@ -190,9 +190,9 @@ class _Command:
             executor = engine.executor(data, console.say)
             try:
                 with contextlib.closing(engine), contextlib.closing(executor), contextlib.suppress(Interrupted):
-                    sweep = self._open(engine, recipes, notes, tracker, console)
+                    sweep = self._open(engine, recipes, notes, tracker, console, stopper.asked)
                     tracker.open()  # which may send for minutes what an earlier command left
-                    stopper = Stopper()  # not earlier: until here Ctrl-C ends everything at once
+                    stopper.listen()  # not earlier: until here Ctrl-C ends everything at once
                     summary = Coordinator(sweep, executor, lambda: _samples(data), stopper.asked).run()
                     self.notice.summary = summary
             finally:
@@ -240,6 +240,7 @@ class _Command:
         """
         assert self.backbone is not None
         plan, store, study, alone = self.plan, self.store, adapted_study(self.plan.study), stopper is None
+        stopper = stopper or Stopper()
         try:
             store.create()  # again: the sweep may have filled the disk
         except StoreError as error:
@@ -251,7 +252,8 @@ class _Command:
                     console.say(note)
             data = self._data(console)
             tracker = MlflowTracker(store, study, say=console.say)
-            stopper = stopper or Stopper()  # a new one not earlier: until here Ctrl-C ends everything at once
+            if alone:
+                stopper.listen()  # not earlier: until here Ctrl-C ends everything at once
             adaptation = Adaptation(
                 study=study,
                 plan=plan,
@@ -259,7 +261,7 @@ class _Command:
                 fine_tune=not self.options.no_fine_tune,
                 data=data,
                 store=store,
-                storage=OneWriterStorage(open_storage(store.storage_url)),
+                storage=OneWriterStorage(open_storage(store.storage_url, stop=stopper.asked, say=console.say)),
                 tracker=tracker,
                 console=console,
                 tags=provenance(plan.data_set, plan.hardware, plan.cores),
@@ -271,7 +273,10 @@ class _Command:
                 with contextlib.suppress(Interrupted):
                     result = adaptation.run()
             except (StoreError, StorageInternalError, OSError) as error:  # OSError: no room for features or the network
-                raise StoreLostError.of(error) from error
+                lost = StoreLostError.of(error)
+                if not stopper.asked():
+                    raise lost from error
+                console.say(str(lost))
             finally:
                 ended = result is not None and not stopper.asked()
                 lacking = self._close(tracker, study, console.say, ended=ended)
@@ -294,10 +299,11 @@ class _Command:
         notes: Sequence[str],
         tracker: MlflowTracker,
         console: SweepConsole,
+        stop: Callable[[], bool],
     ) -> Sweep:
         """Open the study, and print the plan."""
         store, plan, source = self.store, self.plan, self.options.source
-        storage = OneWriterStorage(open_storage(store.storage_url))
+        storage = OneWriterStorage(open_storage(store.storage_url, stop=stop, say=console.say))
         if self.backbone is not None:  # refused now, and not after the sweep
             settings = adaptation_settings(plan.data_set, self.backbone, plan.preset.name, plan.seed)
             check_adaptation(storage, adapted_study(plan.study), settings)

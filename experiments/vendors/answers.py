@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_core.data.data_set import DataSet
-from cifar_core.errors import cause
+from cifar_core.errors import cause, printable
 from cifar_core.files import csv_reader, decode_text, read_text
 from sweeps.validation import InvalidFileError
 
@@ -140,7 +140,7 @@ def read_content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidFileError(f"{path.name} must be a readable file, but: {cause(error)}") from error
+        raise InvalidFileError(f"{printable(path)} must be a readable file, but: {cause(error)}") from error
 
 
 def write_row(answer: Answer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
@@ -16,7 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from cifar_core.errors import UserError, first_line
+from cifar_core.errors import UserError, cause, first_line
 from sweeps.store import Store, opening
 
 _SERVER_SECONDS, _RETRY_SECONDS = 120.0, 0.5  # for a database server to come back; between attempts
@@ -29,8 +29,16 @@ class StudyError(UserError):
     """A study that cannot be opened or resumed as asked."""
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open an Optuna storage. Once open, one on a server waits for it while it restarts.
+def open_storage(
+    url: str, *, stop: Callable[[], bool] = lambda: False, say: Callable[[str], None] = lambda line: None
+) -> BaseStorage:
+    """Open an Optuna storage. Once open, one on a server waits for it up to two minutes while it restarts.
+
+    A call that was under way when the server went is lost; it raises, and the sweep resumes from what the server has.
+
+    Args:
+        stop: called between attempts; once it returns true, a call raises at once.
+        say: prints a line for the user.
 
     Raises:
         StudyError: there can be no such storage.
@@ -40,7 +48,23 @@ def open_storage(url: str) -> BaseStorage:
             return RDBStorage(url)
         limits = {"connect_args": _LIMITS} if url.startswith(("postgresql://", "postgresql+psycopg")) else {}
         storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **limits})
-    sqlalchemy.event.listen(storage.engine, "do_connect", _connect)
+
+    def connect(
+        dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
+    ) -> DBAPIConnection:
+        started, waits = time.monotonic(), False
+        while True:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if stop() or time.monotonic() > started + _SERVER_SECONDS:
+                    raise
+                if not waits:
+                    waits = True
+                    say(f"Optuna's database does not answer ({cause(error)}); waiting up to two minutes for it")
+                time.sleep(_RETRY_SECONDS)
+
+    sqlalchemy.event.listen(storage.engine, "do_connect", connect)
     return storage
 
 
@@ -136,21 +160,3 @@ class OneWriterStorage(BaseStorage):
     set_study_user_attr = _passed_on("set_study_user_attr")
     set_study_system_attr = _passed_on("set_study_system_attr")
     remove_session = _passed_on("remove_session")
-
-
-def _connect(
-    dialect: Dialect, record: ConnectionPoolEntry, arguments: Sequence[Any], options: Mapping[str, Any]
-) -> DBAPIConnection:
-    """Connect to a server; wait for it up to `_SERVER_SECONDS`.
-
-    Only a call that was under way when the server went is lost; it raises, and the sweep resumes from what the server
-    has.
-    """
-    deadline = time.monotonic() + _SERVER_SECONDS
-    while True:
-        try:
-            return dialect.connect(*arguments, **options)
-        except dialect.loaded_dbapi.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_RETRY_SECONDS)

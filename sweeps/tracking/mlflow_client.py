@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import tempfile
 import time
@@ -30,6 +31,8 @@ for _name, _level in (
     ("urllib3", logging.ERROR),
 ):
     logging.getLogger(_name).setLevel(_level)
+
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends on a server
 
 _LOCK_SECONDS = 20
 _Item = TypeVar("_Item")

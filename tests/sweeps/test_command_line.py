@@ -32,7 +32,7 @@ def test_what_the_user_can_mend_is_one_line(capsys: pytest.CaptureFixture[str], 
 
 def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
     code = (
-        "import os, signal; from sweeps.command_line import Stopper; Stopper();"
+        "import os, signal; from sweeps.command_line import Stopper; Stopper().listen();"
         "[os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]"
     )
     terminal, end = os.openpty()

@@ -31,7 +31,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowSe
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: MlflowServer, tmp_path: Path) -> None:
+def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(
+    server: MlflowServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     store = Store.locate(tmp_path / "store", tracking_uri=server.uri)
     said: list[str] = []
     tracker = MlflowTracker(store, "s", say=said.append)
@@ -66,6 +68,7 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(server: Mlflow
     tracker.end(TRIAL.key, "complete", outcome=outcome(0.8, files={"confusion.json": b"{}"}))
     assert tracker.close(60) == 0
     assert queued(store.queues("s")) == 0
+    assert "View run" not in capfd.readouterr().out, "MLflow prints nothing of its own"
     client = connect(server.uri)
     [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == TRIAL.key]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 41))

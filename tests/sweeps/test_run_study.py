@@ -112,7 +112,7 @@ def test_the_command_on_record_has_the_user_of_a_database_and_no_password(
     stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notify: list[str]
 ) -> None:
     database, url = open_storage(f"sqlite:///{tmp_path}/optuna.db"), "postgresql://sweeps@db.example/optuna"
-    monkeypatch.setattr(run_study, "open_storage", lambda url: database)
+    monkeypatch.setattr(run_study, "open_storage", lambda url, **_: database)
     main(["--storage", url, *notify, "--store", str(tmp_path), "--seed", "1"])
     public = f"--storage {url} --store {tmp_path} --seed 1"
     assert stubs.got.command == f"python sweeps/run_study.py {public}"

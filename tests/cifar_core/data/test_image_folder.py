@@ -12,7 +12,7 @@ from cifar_core.data import DataError
 from cifar_core.data.image_folder import Layout, find_pictures
 from tests.cifar_core.support import refusal
 
-TWINS = "classes must differ in more than capital letters and the encoding of accents"
+TWINS = "classes must differ in more than capital letters, spaces and the encoding of accents"
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -100,6 +100,7 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
         ("path,label,label\na.jpg,x,y", "its columns must have different names, but got 'label' again"),
         ("path,label\n", "it must list pictures, but has only its first line"),
         ('path,label\na.jpg,"x\nb.jpg,y', "this must be a CSV file, but: unexpected end of data"),
+        ('path,label\na.jpg, "x\nb.jpg,y', "this must be a CSV file, but: unexpected end of data"),
         ("path,label\na.jpg,x\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 2 and 3"),
         ("path,label\na.jpg,x\n./a.jpg,y", "each path must be there once, but './a.jpg' is in lines 2 and 3"),
         ("path,label\r\n\r\na.jpg,x\r\na.jpg,y", "each path must be there once, but 'a.jpg' is in lines 3 and 4"),
@@ -120,6 +121,7 @@ def test_a_table_that_cannot_be(tmp_path: Path, rows: str, message: str) -> None
         "path,label\na.jpg,x,\nb.jpg,y",
         "path,note,label,note\na.jpg,,x,\nb.jpg,,y,",
         'path,label\n"a.jpg","x" \nb.jpg,y',
+        'path, label\na.jpg, "x"\nb.jpg, y',
     ],
 )
 def test_a_table_as_spreadsheets_write_it(tmp_path: Path, rows: str) -> None:
@@ -173,6 +175,10 @@ def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: 
         (
             ("caf\u00e9/1", "cafe\u0301/1"),
             f"{TWINS}, but got 'cafe\u0301', 'caf\u00e9'",
+        ),
+        (
+            ("a b/1", "ab /1"),
+            f"{TWINS}, but got 'a b', 'ab '",
         ),
     ],
 )  # fmt: skip

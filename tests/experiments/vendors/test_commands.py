@@ -310,7 +310,7 @@ def test_a_score_makes_the_vendor_measured_in_the_report(
     [score] = load_scores(fresh_store.folder, CIFAR10).values()
     assert (score.right, score.unparsable, score.missing) == (18, 1, 1)
     said = refused(score_answers.main, str(tmp_path / "none.csv"), *options)
-    assert said == "none.csv must be a readable file, but: No such file or directory"
+    assert said == f"{tmp_path}/none.csv must be a readable file, but: No such file or directory"
     before = looks(fresh_store.folder)
     assert score_answers.main([str(tmp_path / "answers.csv"), *options]) == 0
     assert looks(fresh_store.folder) == before, "the same answers again tell nothing new"

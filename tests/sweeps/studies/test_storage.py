@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,6 +12,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
@@ -39,6 +42,40 @@ def test_a_host_that_is_gone_is_noticed(scheme: str, limits: dict[str, Any], mon
     with pytest.raises(StudyError, match="there is no such server here"):
         open_storage(f"{scheme}://localhost/optuna")
     opened.assert_called_once_with(f"{scheme}://localhost/optuna", engine_kwargs={"pool_pre_ping": True, **limits})
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BaseStorage]:
+    """Opens a storage whose server goes away."""
+
+    def open_it(**options: Any) -> BaseStorage:
+        inner = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/o.db")
+        monkeypatch.setattr(optuna_storage, "RDBStorage", lambda *_, **__: inner)
+        storage = open_storage("postgresql://localhost/optuna", **options)
+        inner.engine.dispose()
+        monkeypatch.setattr(inner.engine.dialect, "connect", Mock(side_effect=sqlite3.OperationalError("it is away")))
+        return storage
+
+    return open_it
+
+
+def test_a_server_that_is_away_is_waited_for_until_the_user_stops(away: Callable[..., BaseStorage]) -> None:
+    said: list[str] = []
+    asked = iter([False, False, True])
+    storage = away(stop=lambda: next(asked), say=said.append)
+    with pytest.raises(StorageInternalError) as caught:
+        storage.get_all_studies()
+    assert "it is away" in str(caught.value.__cause__)
+    assert said == ["Optuna's database does not answer (it is away); waiting up to two minutes for it"]
+    assert list(asked) == [], "it tried three times"
+
+
+def test_a_server_that_stays_away_is_not_waited_for_for_ever(
+    away: Callable[..., BaseStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna_storage, "_SERVER_SECONDS", 0.1)
+    with pytest.raises(StorageInternalError):
+        away().get_all_studies()
 
 
 @settings(max_examples=30, deadline=None)
