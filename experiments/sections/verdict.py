@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from scipy.optimize import isotonic_regression
 
 from experiments.decision import commands
+from experiments.decision.costs import turning_point
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
 from experiments.decision.sensitivity import nearest_flips, sensitivity
@@ -103,13 +104,15 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
         text = f"{capital(named)} clear every bar and cost about the same {over}."
     elif contender is not None:
-        price = f"{'asks for' if contender.option.unpriced else 'would cost'} {cost(contender)} {over}"
+        price = f"would cost {cost(contender)} {over}"
         if contender.option.kind == "build" and contender.option.unpriced:
             price = "may be the cheapest"
         doubts = ", and ".join(f"it {check.reason}" for check in contender.unknown)
         text = f"{capital(contender.title)} {price}, but {doubts}. {sure}"
         if contender.option.kind == "adapt" and not contender.measured:
             reason = contender.checks[0].reason
+            counted_in = "with one machine, and without the compute of its training"
+            price += f", {counted_in if contender.option.serving else 'without its compute'}"
             text = f"{capital(contender.title)} {price}. It {reason}, and was not tested here. {sure}"
     elif best is None:
         reasons = " ".join(f"{capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
@@ -139,6 +142,10 @@ def _flips(facts: Facts, verdict: Verdict) -> Iterator[tuple[str, CitedText]]:
         text = f"If {contender.title} proves to clear the bars: “{won}”. If not: “{lost}”."
         if all(check.bar == "price" for check in contender.unknown):  # it clears the bars, and may cost anything
             head, text = "Without it", f"If {contender.title} proves too dear: “{lost}”."
+        elif contender.option.unpriced and (limits := _price_limits(contender, others, months, won, lost)):
+            under, beyond = map(total, limits)
+            text = f"If {contender.title} proves to clear the bars and to cost under {under}: “{won}”. If it misses "
+            text += f"one or costs over {beyond}: “{lost}”."
         if none != lost:
             text += f" If nothing else that is unmeasured clears the bars: “{none}”."
         yield head, CitedText(text, ("source/scenario", *_sources(contender)))
@@ -151,6 +158,30 @@ def _cleared(way: Way) -> Way:
     """The way as if all that is unknown of it had proved to clear its bar."""
     checks = tuple(replace(c, standing=Standing.CLEARS) if c.standing is Standing.UNKNOWN else c for c in way.checks)
     return replace(way, checks=checks)
+
+
+def _price_limits(
+    contender: Way, others: Sequence[Way], months: float, won: str, lost: str
+) -> tuple[float, float] | None:
+    """The cost over the horizon below which a way that clears the bars wins, and that above which it changes nothing.
+
+    Args:
+        won: headline if it costs no more than is known.
+        lost: headline without it.
+
+    Returns:
+        None if it wins at any price.
+    """
+    cleared, option = _cleared(contender), contender.option
+
+    def headline(usd: float) -> str:
+        dearer = replace(option, people=option.people + usd - option.total(months))
+        return judge([replace(cleared, option=dearer), *others], months).headline
+
+    least, most = max(option.total(months), 0.01), 10 * max((way.option.total(months) for way in others), default=0.01)
+    if headline(most) == won:
+        return None
+    return turning_point(headline, won, least, most), turning_point(headline, lost, most, least)
 
 
 def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:

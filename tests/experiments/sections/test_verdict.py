@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
-from experiments.decision.verdict import ways_of
+from experiments.decision.verdict import Standing, judge, verdict_of, ways_of
 from experiments.pages.blocks import Bullets, Code, Figure, Lead, Table
 from experiments.report import references_of
 from experiments.sections import verdict
@@ -93,8 +93,11 @@ def test_other_answers_have_their_reason(demo: Facts) -> None:
         "Building has 50.00 % (49.90 to 50.10 %). Calls is published at 13 %.": with_test(alone, 0.5),
         "too close to the bar. Nothing is known to clear every bar.": with_test(alone, 0.7),
         "Building may be the cheapest, but it has no price: no price is listed": with_cost(alone, machine=None),
-        "ViT-B/16 asks for at least $9,824 over 3 years. It is published at 96.8 to 98.9 %, and was not tested here.":
+        "ViT-B/16 would cost at least $9,824 over 3 years, with one machine, and without the compute of its training. "
+        "It is published at 96.8 to 98.9 %, and was not tested here.":
             with_scenario(demo, vendors=(vendor(),)),
+        "ViT-B/16 would cost at least $7,680 over 3 years, without its compute. It is published":
+            with_scenario(demo, vendors=(vendor(),), latency_bar_ms=None),
     }  # fmt: skip
     for words, facts in reasons.items():
         assert words in lead(facts).because.text
@@ -136,6 +139,32 @@ def test_runs_that_diverged_are_noted(demo: Facts) -> None:
     lost = with_study(demo, final=pd.concat([final, final.assign(state="pruned").head(1)]))
     words = "1 of 3 final runs diverged, and are not in the accuracy of building: a retraining may diverge too."
     assert (words in notes(demo), words in notes(lost)) == (False, True)
+
+
+def test_a_download_of_unknown_compute_must_clear_the_bars_and_not_cost_too_much(demo: Facts) -> None:
+    alone = with_scenario(demo, vendors=(vendor(),))
+    said = lead(alone).facts[0][1].text
+    assert said == (  # building costs $11,745: a tenth less, and what that is a tenth less than
+        "If ViT-B/16 proves to clear the bars and to cost under $10,570: “Adapt ViT-B/16”. If it misses one or costs "
+        "over $13,049: “Build”."
+    )
+    ways = verdict_of(alone).ways
+    for usd, headline in ((10_569, "Adapt ViT-B/16"), (10_571, "Either"), (13_048, "Either"), (13_050, "Build")):
+        priced = [
+            replace(
+                way,
+                option=replace(way.option, people=way.option.people + usd - way.option.total(36)),
+                checks=tuple(replace(check, standing=Standing.CLEARS) for check in way.checks),
+            )
+            if way.title == "ViT-B/16"
+            else way
+            for way in ways
+        ]
+        assert judge(priced, 36).headline == headline
+    at_any_price = with_scenario(with_test(demo, 0.5), vendors=(vendor(accuracy=ACCURACIES["pixtral-large"]),))
+    assert lead(at_any_price).facts[0][1].text == (
+        "If ViT-B/16 proves to clear the bars: “Adapt ViT-B/16”. If not: “Not yet: nothing clears the bars”."
+    )
 
 
 def test_building_that_was_assumed_to_fail_is_no_fallback(demo: Facts) -> None:
