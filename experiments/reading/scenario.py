@@ -6,6 +6,7 @@ their keys in `data/published.toml`.
 
 from __future__ import annotations
 
+import reprlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,6 +23,7 @@ from sweeps.words import did_you_mean
 DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml"
 HOURS_A_MONTH = 730.0  # 365 days / 12
 MILLION = 1e6
+_LONGEST_NAME = 80  # letters, as names stand in figures and commands
 _SMALLEST, _LARGEST = 1e-15, 1e15  # numbers in a file, so that products and quotients of several are finite
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
@@ -85,7 +87,15 @@ def _within(least: float, most: float) -> AfterValidator:
 def _check_name(name: str) -> str:
     if not any(map(str.isalnum, name)):
         raise ValueError(f"must have a letter or a digit, but got {name!r}")
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ValueError(f"must be at most {_LONGEST_NAME} letters that can be printed, but got {reprlib.repr(name)}")
     return name
+
+
+def _check_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, but got {reprlib.repr(value)}")
+    return value
 
 
 _Name = Annotated[Text, AfterValidator(_check_name)]
@@ -187,7 +197,7 @@ class _Content:
     images_per_month: _Positive
     accuracy_bar: Annotated[float, Field(gt=0, lt=1)] = 0.70  # share of test images
     latency_bar_ms: _Positive | None = None  # None: images can wait, and compute is paid by the second
-    data_stays_in_house: bool = False  # no service may see the images
+    data_stays_in_house: Annotated[bool, BeforeValidator(_check_flag)] = False  # no service may see the images
     horizon_years: Annotated[Positive, _within(_SMALLEST, 100)]
     engineering_hours: _NonNegative  # to build, once
     maintenance_hours_per_year: _NonNegative = 0.0  # hours of people for a network that one serves oneself
@@ -196,13 +206,16 @@ class _Content:
     usd_per_label: _NonNegative = 0.0  # price of the label of a training image
     labels_at_hand: _NonNegative | None = None  # labels that need not be bought; None: all that the study had
     compute: OptionalPrice = None  # None: the machine that published.toml marks for the study's device
-    vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor", min_length=1)]
+    vendors: Annotated[tuple[Vendor, ...], Field(alias="vendor")] = ()
     downloads: Annotated[tuple[Download, ...], Field(alias="download")] = ()
 
     def __post_init__(self) -> None:
-        names = [slug(name) for name in self.names]
-        if twice := sorted({name for name in names if names.count(name) > 1 or name == "building"}):
-            raise ValueError(f"names of vendors and downloads must differ, and none be 'building', but got: {twice[0]}")
+        if not self.vendors:
+            raise ValueError("at least one [[vendor]] must be given, but none is")
+        slugs = ["building", *map(slug, self.names)]
+        if wrong := [name for name in self.names if slugs.count(slug(name)) > 1]:
+            alike = ", ".join(repr(name) for name in wrong if slug(name) == slug(wrong[0]))
+            raise ValueError(f"names of vendors and downloads must differ, and none be 'building', but got {alike}")
         for vendor in self.vendors:
             hours = vendor.endpoint_hours_per_month
             if vendor.endpoint and self.latency_bar_ms is not None and hours < HOURS_A_MONTH:

@@ -95,6 +95,13 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "names of vendors and downloads must differ, and none"),
         ('name = "Claude Haiku 5.5"', 'name = "Building"', "downloads must differ, and none be 'building'"),
         ('name = "Claude Haiku 5.5"', 'name = "!"', "name must have a letter or a digit, but got '!'"),
+        ('name = "Claude Haiku 5.5"', 'name = "GPT 6 (Luna)"', "none be 'building', but got 'GPT-6 Luna', 'GPT 6 (Lun"),
+        ('name = "GPT-6 Luna"', 'name = "GPT\\nLuna"', "at most 80 letters that can be printed, but got 'GPT\\nLuna'"),
+        ('name = "GPT-6 Luna"', 'name = "\\u001b[31m Luna"', "letters that can be printed, but got '\\x1b[31m Luna'"),
+        ('name = "GPT-6 Luna"', f'name = "{"x" * 81}"', "at most 80 letters that can be printed, but got 'xxxxx"),
+        ('name = "ViT-B/16"', 'name = "ViT\\u202e"', "at most 80 letters that can be printed, but got 'ViT\\u202e'"),
+        ("data_stays_in_house = false", 'data_stays_in_house = "no"', "_house must be true or false, but got 'no'"),
+        ("data_stays_in_house = false", "data_stays_in_house = 0", "_in_house must be true or false, but got 0"),
         ('name = "ViT-B/16"', 'name = "!"', "download '!': name must have a letter or a digit, but got '!'"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 0\nendpoint = "vertex-', "must be greater than 0, but"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 8\nendpoint = "vertex-', "must be 730 with a latency bar"),
@@ -120,7 +127,7 @@ def test_all_faults_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InvalidFileError, match="field 'vendor' is missing"):
+    with pytest.raises(InvalidFileError, match=r"mine.toml: at least one \[\[vendor\]\] must be given, but"):
         read(tmp_path, SHIPPED[: SHIPPED.index("[[vendor]]\nname")])
     lone = SHIPPED[: SHIPPED.index("[[vendor]]\nname")] + '[[vendor]]\nname = "A"\ntokens = "gpt-6-lun"\n'
     with pytest.raises(InvalidFileError) as raised:
@@ -130,6 +137,7 @@ def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
         load_scenario(PUBLISHED, tmp_path / "nowhere.toml")
     with pytest.raises(InvalidFileError, match="vendor must be a valid array, but got 3"):
         read(tmp_path, "vendor = 3\n")
+    assert len(read(tmp_path, SHIPPED.replace("GPT-6 Luna", "x" * 80)).vendors[0].name) == 80
 
 
 def test_names_have_letters_of_any_script_and_differ_in_any_of_them(tmp_path: Path) -> None:
