@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 import plotly.graph_objects as go
@@ -32,7 +33,10 @@ VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not draw
 
 def section(facts: Facts) -> Section:
     results, gain = sensitivity(facts), saved(facts)
-    drawn: Block = Missing("There is no figure of the assumptions, as there are no two costs to compare.")
+    why = "there are no two costs to compare"
+    if results and math.isnan(gain):
+        why = "every way other than building misses a bar"
+    drawn: Block = Missing(f"There is no figure of the assumptions, as {why}.")
     if results and not math.isnan(gain):
         widest = max(result.width for result in results)
         shown = [r for r in results if r.becomes or r.width >= VISIBLE * widest]
@@ -125,8 +129,12 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run_sources(facts.run_id))
     only = "" if test.low >= target else "only "
-    low = percent(math.floor(1000 * test.low) / 1000, 1)  # rounded up it would be a bar that building does not clear
-    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
+    low, digits = _floor(test.low, 2), 2  # rounded up it would be a bar that building does not clear
+    while low < target <= test.low:
+        digits += 1
+        low = _floor(test.low, digits)
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {percent(low, digits)}, where the "
+    text += "interval of its "
     return CitedText(f"{text}test accuracy begins.", (*estimate_sources(test), "source/bar"))
 
 
@@ -136,10 +144,22 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
         return []
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     ms = 1000 * answer_seconds(facts.cost, facts.scenario.images_per_month)
-    step = 10.0 ** (math.floor(math.log10(ms)) - 2)
-    least = short_duration(math.ceil(ms / step) * step)  # rounded down it would be a bar that building does not keep
-    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from {least} up, {which}."
+    least, digits = _ceiling(ms, 3), 3  # rounded down it would be a bar that building does not keep
+    while ms <= bar < least:
+        digits += 1
+        least = _ceiling(ms, digits)
+    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from {short_duration(least)} up, {which}."
     return [CitedText(text, (*run_sources(*speed.runs), "source/scenario"))]
+
+
+def _floor(share: float, digits: int) -> float:
+    """A share rounded down to so many decimals of a percent."""
+    return float(Decimal(repr(share)).quantize(Decimal(1).scaleb(-2 - digits), ROUND_FLOOR))
+
+
+def _ceiling(number: float, digits: int) -> float:
+    """A number rounded up to so many significant digits."""
+    return float(Context(digits, ROUND_CEILING).create_decimal(repr(number)))
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:

@@ -10,11 +10,11 @@ import pytest
 from experiments.decision import sensitivity as sensitivity_module
 from experiments.decision.facts import Facts
 from experiments.decision.sensitivity import Assumption, SensitivityResult, assumptions, sensitivity
-from experiments.decision.verdict import verdict_of
-from experiments.pages.blocks import Bullets
+from experiments.decision.verdict import verdict_of, ways_of
+from experiments.pages.blocks import Bullets, Missing
 from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import figures, with_cost, with_scenario, with_test
+from tests.experiments.support import figures, known, with_cost, with_scenario, with_test
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_largest_effect_comes_first_and_the_answer_changes_at_the_flip(
 def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(facts: Facts) -> None:
     texts = flips(facts)
     assert texts[:2] == [
-        "Accuracy bar: 70 %; building clears it up to 89.7 %, where the interval of its test accuracy begins.",
+        "Accuracy bar: 70 %; building clears it up to 89.70 %, where the interval of its test accuracy begins.",
         "Latency bar: 1 s; building would keep any bar from 6 ms up, within which 95 % of its answers come.",
     ]
     assert "Images a month: 250,000; below 181,000 (0.72 times) the answer becomes “Either”." in texts
@@ -69,7 +69,25 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
 
 
 def test_the_bar_that_building_clears_is_not_rounded_up(facts: Facts) -> None:
-    assert "building clears it up to 93.4 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
+    assert "building clears it up to 93.49 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "bar", "words"),
+    [
+        (0.94892, 0.9485, "94.85 %; building clears it up to 94.89 %"),
+        (0.57, 0.57, "57 %; building clears it up to 57.00 %"),
+        (0.948526, 0.948523, "94.8523 %; building clears it up to 94.8526 %"),
+        (0.948526, 0.94853, "94.853 %; building clears it only up to 94.85 %"),
+    ],
+)
+def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
+    facts: Facts, low: float, bar: float, words: str
+) -> None:
+    test = replace(known(facts.test), low=low, mean=0.96, high=0.97)
+    at = replace(facts, test=test, bar=replace(facts.bar, target=bar))
+    assert words in flips(at)[0]
+    assert ("accuracy" in [check.bar for check in ways_of(at)[0].unknown]) == ("only" in words)
 
 
 @pytest.mark.parametrize(("p95", "least"), [(0.0060001, "6.01 ms"), (0.9981, "999 ms"), (1.0004, "1.01 s")])
@@ -77,6 +95,10 @@ def test_the_bar_that_building_keeps_is_not_rounded_down(facts: Facts, p95: floa
     assert facts.cost.speed is not None
     alone = with_scenario(with_cost(facts, speed=replace(facts.cost.speed, p95=p95)), images_per_month=1)
     assert f"building would keep any bar from {least} up, " in flips(alone)[1]
+    near = with_scenario(alone, latency_bar_ms=1000 * p95 + 0.0003)  # which it keeps
+    shown = flips(near)[1].partition(" from ")[2].partition(" up")[0]
+    number, unit = shown.split()
+    assert 1000 * p95 <= float(number) * {"ms": 1, "s": 1000}[unit] <= known(near.scenario.latency_bar_ms)
 
 
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
@@ -84,6 +106,9 @@ def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> 
     assert sensitivity(unknown) == ()
     assert flips(unknown)[-1] == "While the cost of building is unknown, so is the effect of prices and volumes."
     assert section(unknown).pictures == ()
+    assert section(unknown).blocks[-1] == Missing(
+        "There is no figure of the assumptions, as there are no two costs to compare."
+    )
     [number] = section(unknown).numbers
     assert (number.name, str(number.value)) == ("sensitivity.saved", "nan")
 
@@ -103,7 +128,7 @@ def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
 def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None:
     assert flips(replace(facts, test=None))[0] == "A test accuracy: without one, costs do not count."
     high = replace(facts, bar=replace(facts.bar, target=0.95))
-    assert "building clears it only up to 89.7 %" in flips(high)[0]
+    assert "building clears it only up to 89.70 %" in flips(high)[0]
     assert facts.cost.speed is not None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
     assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
@@ -179,6 +204,9 @@ def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:
     assert math.isnan(results["horizon"].high)
     assert any(text.startswith("Horizon: 3 years; below 1.") for text in flips(facts))
     assert section(facts).pictures == ()
+    assert section(facts).blocks[-1] == Missing(
+        "There is no figure of the assumptions, as every way other than building misses a bar."
+    )
 
 
 def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> None:
