@@ -33,12 +33,17 @@ def section(facts: Facts) -> Section:
     return Section(f"Training of the {facts.subject}", tuple(blocks), numbers=tuple(_numbers(facts, first)))
 
 
-def peak_rate(first: pd.DataFrame) -> tuple[float, float, float]:
-    """The highest learning rate of a run, the share of its steps before it, and the last learning rate."""
+def peak_rate(facts: Facts, first: pd.DataFrame) -> tuple[float, float, float]:
+    """The highest learning rate of a run, the share of its steps before it, and the last learning rate.
+
+    Where the first of the recorded rates is the highest, the run began with the one of its recipe.
+    """
     rates = first[first["key"] == "lr"]
     peak = rates.loc[rates["value"].idxmax()]
-    share = float(peak["step"]) / max(float(rates["step"].max()), 1)
-    return float(peak["value"]), share, float(rates["value"].iloc[-1])
+    last = float(rates["value"].iloc[-1])
+    if peak["step"] == rates["step"].min():
+        return max(float(peak["value"]), float(facts.parameter("learning_rate") or 0)), 0.0, last
+    return float(peak["value"]), float(peak["step"]) / max(float(rates["step"].max()), 1), last
 
 
 def _caption(facts: Facts, first: pd.DataFrame, key: str) -> CitedText:
@@ -71,8 +76,10 @@ def _lines(curves: pd.DataFrame, key: str) -> go.Figure:
 
 
 def _learning_rate(facts: Facts, first: pd.DataFrame) -> Figure:
-    peak, share, last = peak_rate(first)
+    peak, share, last = peak_rate(facts, first)
     text = f"The rate peaks at {peak:.3g}, {percent(share, 0)} of the way, and ends at {last:.2g}."
+    if not share:
+        text = f"The rate falls from {peak:.3g} to {last:.2g}." if last < peak else f"The rate stays at {last:.3g}."
     figure = canvas(height=230)
     _add(figure, first, "lr", "learning rate", GREEN)
     figure.update_xaxes(title="optimiser step")
@@ -104,5 +111,5 @@ def _numbers(facts: Facts, first: pd.DataFrame) -> Iterator[Number]:
         if len(values):
             yield Number(f"curve.{key.replace('/', '_')}.last", float(values.iloc[-1]), unit, sources)
     if (first["key"] == "lr").any():
-        for name, value in zip(("peak", "peak_at", "last"), peak_rate(first), strict=True):
+        for name, value in zip(("peak", "peak_at", "last"), peak_rate(facts, first), strict=True):
             yield Number(f"curve.lr.{name}", value, "share of the steps" if name == "peak_at" else "rate", sources)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
@@ -44,3 +45,19 @@ def test_the_curves_of_finals_are_of_the_training_images_and_the_first_is_told(d
             "The strong line is the first run."
         )
     )
+
+
+def test_a_rate_without_warm_up_falls_from_that_of_the_recipe(demo: Facts) -> None:
+    def told(rates: list[float]) -> tuple[str, dict[str, float]]:
+        rows = [{"run_id": demo.subject_runs[0], "key": "lr", "step": 10 * (n + 1), "value": r}
+                for n, r in enumerate(rates)]  # fmt: skip
+        subject = demo.study.champion.assign(**{"params.learning_rate": "0.1408"})
+        made = section(with_study(demo, curves=pd.DataFrame(rows), final=subject))
+        numbers = {n.name.removeprefix("curve.lr."): n.value for n in made.numbers}
+        return made.pictures[0].caption.text, numbers  # type: ignore[return-value]
+
+    assert told([0.138, 0.07, 0.0]) == (
+        "The rate falls from 0.141 to 0.", {"peak": 0.1408, "peak_at": 0.0, "last": 0.0}
+    )  # fmt: skip
+    assert told([0.1408, 0.1408])[0] == "The rate stays at 0.141."
+    assert told([0.1, 0.14, 0.0])[0] == "The rate peaks at 0.14, 67 % of the way, and ends at 0."
