@@ -247,7 +247,9 @@ def image_by_image(group: Group, reference: Group, label: str | None = None) -> 
     """
     theirs, ours = reference.counted[0].answers, group.counted[0].answers
     if theirs is None or ours is None:
-        raise NotPaired(f"not stored for {(reference if theirs is None else group).name}")
+        lacks = reference if theirs is None else group
+        tested = "test/accuracy" in lacks.counted[0].metrics
+        raise NotPaired(f"not stored for {lacks.name}" if tested else f"none of {lacks.name}, which was not tested")
     if other := _other_data(group, reference):
         raise NotPaired(other)
     if theirs.true != ours.true:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.comparison.differences import (
     METRICS,
@@ -129,11 +129,36 @@ def _regressions(comparison: Comparison) -> str:
     name = comparison.reference.name
     found = {g.name: [_in_a_sentence(m.title) for m in regressions(comparison, g)] for g in comparison.others}
     worse = [f"{group} in {listed(titles)}" for group, titles in found.items() if titles]
+    unjudged, text = _unjudged(comparison), ""
+    if unjudged:
+        text = f"No accuracy or loss of {listed(list(unjudged))} can be compared with {name}: {_whys(unjudged)}. "
     if not worse:
-        return f"No regression against {name}: nothing that can be judged is worse."
+        rest = "Nothing" if unjudged else f"No regression against {name}: nothing"
+        return f"{text}{rest} that can be judged is worse."
     clean = [group for group, titles in found.items() if not titles]
-    text = f"Regressions against {name}: {'; '.join(worse)}."
+    text += f"Regressions against {name}: {'; '.join(worse)}."
     return text + (f" None found in {listed(clean)}." if clean else "")
+
+
+def _unjudged(comparison: Comparison) -> dict[str, str]:
+    """The groups of which no accuracy or loss can be compared with the reference, and why."""
+    reasons = {}
+    for group in comparison.others:
+        compared = (compare(metric, group, comparison.reference) for metric in METRICS if metric.tolerance is None)
+        known = [difference for difference in compared if difference is not None]
+        if all(difference.outcome == "unknown" for difference in known):
+            told = (d.reason for d in known if not d.reason.startswith("not measured"))
+            reasons[group.name] = next(told, "none is on the same images")
+    return reasons
+
+
+def _whys(reasons: Mapping[str, str]) -> str:
+    """Reasons by group as words, each with the groups that it does not name."""
+    groups = {why: [n for n, reason in reasons.items() if reason == why] for why in reasons.values()}
+    return "; ".join(
+        why if len(groups) == 1 or f" {names[0]} is " in f" {why}" else f"{why} ({listed(names)})"
+        for why, names in groups.items()
+    )
 
 
 def _in_a_sentence(title: str) -> str:
@@ -160,12 +185,7 @@ def _accuracies(comparison: Comparison) -> str:
             text = f"On the {SPLITS[split]} images {told}."
             return text + (f" {listed(missing)} cannot be compared on them." if missing else "")
         reasons |= {n: d.reason for n, d in found.items() if d and not d.reason.startswith("not measured")}
-    groups = {why: [n for n, reason in reasons.items() if reason == why] for why in reasons.values()}
-    whys = [
-        why if len(groups) == 1 or f" {names[0]} is " in f" {why}" else f"{why} ({listed(names)})"
-        for why, names in groups.items()
-    ]
-    return f"No accuracy of {name} can be compared with another: {'; '.join(whys)}."
+    return f"No accuracy of {name} can be compared with another: {_whys(reasons)}."
 
 
 def _image_cells(group: Group, reference: Group) -> list[Cell]:

@@ -68,8 +68,10 @@ def test_an_unknown_difference_has_a_reason(chosen: Chosen) -> None:
     reasons = [found(tested, *at).reason for at in (("test/accuracy", 0), ("val/accuracy", 0), ("test/loss", 1))]
     assert reasons == ["not measured for searched", "not measured for good", "needs two seeds on both sides"]
     assert found(validated, "val/accuracy").reason == "good/trial-1 is not complete"
-    with pytest.raises(NotPaired, match="not stored for searched"):
+    with pytest.raises(NotPaired, match="none of searched, which was not tested"):
         image_by_image(tested.others[0], tested.reference)
+    with pytest.raises(NotPaired, match="not stored for level"):
+        image_by_image(with_run(chosen("good", "level"), answers=None).others[0], tested.reference)
 
 
 def test_seeds_without_spread_prove_no_difference(chosen: Chosen) -> None:

@@ -27,6 +27,19 @@ def test_regressions_name_the_metrics(chosen: Chosen, factor: float, text: str) 
     assert outcome.headline(comparison).text == text
 
 
+def test_groups_without_a_comparable_accuracy_or_loss_are_no_all_clear(chosen: Chosen) -> None:
+    told = outcome.headline(chosen("good", "searched", baseline="good")).text
+    reason = "No accuracy or loss of searched can be compared with good: none is on the same images. "
+    assert told == f"{reason}Nothing that can be judged is worse."
+    worse = outcome.headline(chosen("good", "searched", "bad", baseline="good")).text
+    assert worse == f"{reason}Regressions against good: bad in test accuracy. None found in searched."
+    for conditions, why in (({"data_sha256": "cd" * 32}, "another data set"), ({}, "the data set of level is not rec")):
+        first, second = chosen("good", "level", baseline="good").groups
+        moved = replace(second, runs=tuple(replace(r, conditions=conditions) for r in second.runs))
+        told = outcome.headline(Comparison((first, moved), first, baseline=True)).text
+        assert told.startswith(f"No accuracy or loss of level can be compared with good: {why}")
+
+
 def test_without_a_baseline_the_headline_compares_accuracies(chosen: Chosen) -> None:
     told = outcome.headline(chosen("good", "bad", "level", "searched")).text
     assert told == (
@@ -76,6 +89,6 @@ def test_each_group_has_a_row_or_a_reason(chosen: Chosen) -> None:
     assert [cell.text for cell in table.rows[0].cells] == [
         *("bad", "120", "0", "800", "80", "-12.00", "chi-squared, p < 0.001"),
     ]
-    assert table.rows[1].cells[1].text == "Answers to single images: not stored for searched."
+    assert table.rows[1].cells[1].text == "Answers to single images: none of searched, which was not tested."
     first = comparison.groups[3].run_ids[0][:8]
     assert note == CitedText(f"Of a group of several runs the test takes the first: run {first} for twice.")
