@@ -139,7 +139,9 @@ def _quantities(system: System) -> Table:
     """A row for each quantity that can be compared."""
     met, compared, curves = system.common_epoch, system.compared, system.curves
     ours = Cell(fine_percent(system.accuracy.mean), span(system.accuracy)) if system.accuracy else "not measured"
-    rows = [Row.of("Test accuracy at the end", system.published.stated, ours, gap_cell(system.gap))]
+    best = any(r.kept == "best" for r in system.complete)
+    note = "ours of the weights with the lowest validation loss" if best else ""
+    rows = [Row.of(Cell("Test accuracy at the end", note), system.published.stated, ours, gap_cell(system.gap))]
     if curves.best is not None or system.best is not None:
         theirs = Cell(fine_percent(curves.best[1]), f"epoch {curves.best[0]:g}") if curves.best else "not published"
         ours = Cell(fine_percent(system.best.mean), _best_epochs(system)) if system.best else "not measured"
@@ -152,14 +154,15 @@ def _quantities(system: System) -> Table:
         rows.append(_loss_row(title, met.published, met.ours))
     tested = [r.test.loss for r in system.complete if r.test is not None]
     if tested and (lost := curves.series.get("test_loss")) is not None:
-        rows.append(_loss_row("Test loss at the end, nats an image", lost.values[-1], statistics.fmean(tested)))
+        what = Cell("Test loss at the end, nats an image", note)
+        rows.append(_loss_row(what, lost.values[-1], statistics.fmean(tested)))
     timed = "not published" if curves.seconds is None else second(curves.seconds)
     rows.append(Row.of("Training seconds an epoch", timed, seconds(compared) or "not measured", NOTHING))
     rows.append(Row.of("Epochs run, of those planned", system.published.epochs, epochs(compared), NOTHING))
     return Table(("", *_COLUMNS), rows, numbers=(1, 2, 3))
 
 
-def _loss_row(title: str, published: float, ours: float) -> Row:
+def _loss_row(title: str | Cell, published: float, ours: float) -> Row:
     return Row.of(title, f"{published:.3f}", f"{ours:.3f}", f"{ours - published:+.3f}")
 
 

@@ -120,6 +120,12 @@ WEAK_CATS = content("three_conv", right=6500)["test"] | {
             [{"right": 6500, "test": WEAK_CATS}],
             "The published network is right 17.78 points less often on animals than on vehicles, ours 1.67 points.",
         ),
+        (
+            "three_conv",
+            [{}],
+            "| Test accuracy at the end (ours of the weights with the lowest validation loss) |",
+        ),
+        ("five_conv", [{}], "| Test accuracy at the end |"),
         ("dynamic_conv", [{}], "| Best test accuracy of any epoch | 89.21 % (epoch 55) | 80.00 % (epoch 58) | -9.21"),
     ],
 )
