@@ -16,11 +16,11 @@ def stated_assumptions(facts: Facts) -> dict[str, str]:
     waits = "none: images can wait, and compute is paid by the second"
     people = f"{s.engineering_hours:,.10g} h to build, {s.maintenance_hours_per_year:,.10g} h a year to maintain"
     rows = {
-        "Images a month": f"{s.images_per_month:,.10g}",
+        "Images a month": f"{s.images_per_month:,.10g}" if s.images_per_month < 1e10 else f"{s.images_per_month:,.0f}",
         "Accuracy bar": f"{facts.bar.figure} of the test images",
         "Latency bar": waits if s.latency_bar_ms is None else short_duration(s.latency_bar_ms),
         "Data": "may not leave the house" if s.data_stays_in_house else "may be sent to services",
-        "Horizon": "1 year" if s.horizon_years == 1 else f"{s.horizon_years:.10g} years",
+        "Horizon": _horizon(s.horizon_years),
         "People": f"{people}, at {rate(s.hourly_rate)} an hour: {total(s.people_usd)}",
         "Labels": _labels(s, facts.cost.labels),
         "Retraining": f"{times(s.retraining_per_year)} a year",
@@ -31,6 +31,13 @@ def stated_assumptions(facts: Facts) -> dict[str, str]:
         published = f"; published at {download.accuracy.figure}" if facts.is_cifar10 else ""
         rows[download.name] = f"{download.hours:,.10g} h to adapt and test it{published}"
     return rows
+
+
+def _horizon(years: float) -> str:
+    """The horizon in years, or in months where it is shorter than one."""
+    count, unit = (years, "year") if years >= 1 else (12 * years, "month")
+    text = f"{count:.10g}"
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
 
 
 def _labels(scenario: Scenario, images: int) -> str:

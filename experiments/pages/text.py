@@ -44,6 +44,17 @@ def short_percent(share: float) -> str:
     return f"{100 * share:.10g} %"
 
 
+def rough_percent(share: float) -> str:
+    """A share to a whole percent; one that is not all is not rounded to all, nor to nothing.
+
+    >>> rough_percent(0.824), rough_percent(0.9999), rough_percent(0.0001), rough_percent(1.0)
+    ('82 %', 'over 99 %', 'under 1 %', '100 %')
+    """
+    if 0.99 < share < 1:
+        return "over 99 %"
+    return "under 1 %" if 0 < share < 0.01 else percent(share, 0)
+
+
 def points(share: float) -> str:
     return f"{100 * share:.2f} points"
 
@@ -124,10 +135,12 @@ def short_duration(ms: float) -> str:
 
 def years(count: float) -> str:
     """
-    >>> years(1.004), years(3), years(12.5)
-    ('1 year', '3 years', '12.5 years')
+    >>> years(1.004), years(3), years(12.5), years(0.5)
+    ('1 year', '3 years', '12.5 years', '6 months')
     """
     text = f"{count:.3g}"
+    if float(text) < 1:
+        return count_months(12 * count)
     return f"{text} {'year' if text == '1' else 'years'}"
 
 
@@ -160,10 +173,10 @@ def times(number: float) -> str:
 def factor(number: float) -> str:
     """A factor, in as many digits as tell it from 1.
 
-    >>> factor(0.7163), factor(1.04), factor(1.0004)
-    ('0.72', '1.04', '1.0004')
+    >>> factor(0.7163), factor(1.074), factor(1.0004), factor(2.51)
+    ('0.72', '1.07', '1.0004', '2.5')
     """
-    digits = 2
+    digits = 3 if 1 < number < 2 else 2
     while digits < 12 and number != 1 and float(f"{number:.{digits}g}") == 1:
         digits += 1
     return f"{number:.{digits}g}"

@@ -14,7 +14,7 @@ from cifar_core.evaluation.metrics import Reliability, reliability
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Figure, Missing, Number, Section, numbers_of
 from experiments.pages.plots import MUTED, RUST, add_line, add_points, canvas, pc
-from experiments.pages.text import CitedText, run_sources
+from experiments.pages.text import CitedText, capital, rough_percent, run_sources
 from experiments.reading.study import Study
 from experiments.stats import wilson
 from sweeps.words import percent
@@ -70,20 +70,21 @@ def sentence(found: Calibration, smoothing: float = 0.0) -> CitedText:
     if low <= sure <= high:
         text = f"On average it is as sure ({percent(sure, 1)}) as it is right ({percent(right, 1)}); {error}."
     else:
-        side = "surer" if sure > right else "less sure"
-        text = f"It is {side} than it should be: {percent(sure, 1)} on average, and right {percent(right, 1)}; {error}."
-        if side == "less sure" and smoothing:
-            text += f" Its training smoothed labels by {smoothing:g}, which does that."
+        text = f"Its mean probability is {percent(sure, 1)}, but {percent(right, 1)} of its answers are right; {error}."
+        if sure < right and smoothing:
+            text += f" Its training smoothed labels by {smoothing:g}, which lowers probabilities."
         text += " Temperature scaling, fitted on other images, would correct this without changing a prediction."
     return CitedText(text, run_sources(*found.run_ids))
 
 
 def caption(found: Calibration) -> CitedText:
-    under = {0.0: "No bin lies", 1.0: "All bins lie"}.get(
-        found.overconfident, f"{percent(found.overconfident, 0)} of the test predictions lie in bins"
+    under = {0.0: "No bin is", 1.0: "All bins are"}.get(
+        found.overconfident, f"{capital(rough_percent(found.overconfident))} of the test predictions are in bins"
     )
-    text = f"{under} under the line, where the network is surer than right. The expected calibration error, the mean "
-    text += f"distance from the line by predictions, is {percent(found.reliability.ece, 1)}."
+    text = f"{under} under the line, where fewer answers are right than the mean probability says. The expected "
+    text += (
+        f"calibration error, the mean distance from the line by predictions, is {percent(found.reliability.ece, 1)}."
+    )
     return CitedText(text, run_sources(*found.run_ids))
 
 

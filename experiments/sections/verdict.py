@@ -49,6 +49,7 @@ from experiments.pages.text import (
     fine_percent,
     listed,
     money,
+    rough_percent,
     run_sources,
     short_percent,
     span,
@@ -192,7 +193,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     s, cost, ours = facts.scenario, facts.cost, verdict.ways[0].option
     people = "People"
     if s.people_usd and not ours.unpriced:
-        people += f" are {percent(s.people_usd / ours.total(s.months), 0)} of the cost of building"
+        people += f" are {rough_percent(s.people_usd / ours.total(s.months))} of the cost of building"
     people += f": {s.engineering_hours:g} h to build and {s.maintenance_hours_per_year:g} h a year to maintain"
     guess = ", which nobody measured" if s.is_example else ""
     yield CitedText(f"{people}{guess}.", ("source/scenario",))
@@ -327,17 +328,16 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _table(facts: Facts, ways: Sequence[Way]) -> Table:
-    """All ways, the cheapest first, with what is unknown of each."""
+    """All ways, the cheapest first, with what is unknown of each. A horizon of a year has one column of costs."""
     months = facts.scenario.months
     rows = []
     for way in sorted(ways, key=lambda way: (bool(way.misses), way.option.total(months), way.title)):
-        first, whole = (way.option.stated(m) for m in (12, months))
+        costs = [way.option.stated(m) for m in ((12, months) if months > 12 else (months,))]
         rows.append(
             Row.of(
                 "Building" if way.option.kind == "build" else way.title,
                 _accuracy(way),
-                first,
-                whole,
+                *costs,
                 UNKNOWN if way.seconds is None else duration(way.seconds),
                 _labels_needed(facts, way),
                 _standing(way),
@@ -345,8 +345,9 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
             )
         )
     horizon = years(facts.scenario.horizon_years)
-    titles = ("", "Accuracy", "First year", horizon.capitalize(), "Answer (95 %)", "Labels", "Against the bars")
-    return Table(titles, rows, numbers=range(1, 5), style="cards tight")
+    over = ("First year", horizon.capitalize()) if months > 12 else (horizon.capitalize(),)
+    titles = ("", "Accuracy", *over, "Answer (95 %)", "Labels", "Against the bars")
+    return Table(titles, rows, numbers=range(1, 3 + len(over)), style="cards tight")
 
 
 def _accuracy(way: Way) -> Cell:

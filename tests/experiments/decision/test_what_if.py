@@ -160,6 +160,10 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
     page.get_by_label("Horizon").focus()
     page.keyboard.press("ArrowRight")
     assert page.get_by_label("Horizon").get_attribute("aria-valuetext") == "3.5 years"
+    page.get_by_label("Horizon").fill("0.5")
+    assert page.get_by_label("Horizon").get_attribute("aria-valuetext") == "6 months"
+    page.get_by_label("Horizon").fill("1")
+    assert page.get_by_label("Horizon").get_attribute("aria-valuetext") == "1 year"
     page.get_by_role("button").click()
     assert answer.inner_text() == before
     page.get_by_label("Hours with vendors").fill("0.5")  # of the power of ten

@@ -20,7 +20,12 @@ def test_calibration_is_of_all_test_predictions_of_the_champion(demo: Facts) -> 
 
 
 @pytest.mark.parametrize(
-    ("sure", "words"), [(0.95, "It is surer than it should be"), (0.90, "as sure"), (0.85, "It is less sure than")]
+    ("sure", "words"),
+    [
+        (0.95, "Its mean probability is 95.0 %, but 90.0 % of its answers are right; expected "),
+        (0.90, "as sure"),
+        (0.85, "Its mean probability is 85.0 %, but 90.0 % of its answers are right; expected "),
+    ],
 )
 def test_confidence_is_judged_beyond_chance(sure: float, words: str) -> None:
     found = Calibration(Reliability((10_000,), (sure,), (0.90,)), 10_000, ("r",))
@@ -34,6 +39,9 @@ def test_confidence_is_judged_beyond_chance(sure: float, words: str) -> None:
 def test_the_caption_says_how_many_predictions_are_overconfident() -> None:
     found = Calibration(Reliability((6, 0, 4), (0.2, float("nan"), 0.9), (0.1, float("nan"), 0.95)), 10, ("r",))
     assert found.overconfident == pytest.approx(0.6)
-    assert caption(found).text.startswith("60 % of the test predictions lie in bins under the line, ")
+    assert caption(found).text.startswith("60 % of the test predictions are in bins under the line, ")
     sure = Calibration(Reliability((6, 0, 4), (0.2, float("nan"), 0.9), (0.1, float("nan"), 0.85)), 10, ("r",))
-    assert caption(sure).text.startswith("All bins lie under the line, ")
+    words = "under the line, where fewer answers are right than the mean probability says. The expected"
+    assert caption(sure).text.startswith(f"All bins are {words}")
+    few = Calibration(Reliability((1, 999), (0.2, 0.9), (0.1, 0.95)), 1000, ("r",))
+    assert caption(few).text.startswith(f"Under 1 % of the test predictions are in bins {words}")

@@ -182,6 +182,21 @@ def test_a_measured_vendor_shows_its_interval(demo: Facts) -> None:
     assert "89.4 to 90.6 %" in [cell.note for row in table.rows for cell in row.cells]
 
 
+def test_a_horizon_of_a_year_has_one_column_of_costs(demo: Facts) -> None:
+    for horizon_years, titles in ((0.5, ["6 months"]), (1, ["1 year"]), (1.5, ["First year", "1.5 years"])):
+        facts = with_scenario(demo, horizon_years=horizon_years)
+        [table] = [block for block in verdict.section(facts).blocks if isinstance(block, Table)]
+        assert list(table.titles[2:-3]) == titles
+        assert {len(row.cells) for row in table.rows} == {len(table.titles)}
+        assert [n for n in range(len(table.titles)) if n in table.numbers] == [*range(1, 3 + len(titles))]
+    assert "over 6 months" in lead(with_scenario(demo, horizon_years=0.5)).because.text
+
+
+def test_people_who_are_nearly_all_of_the_cost_are_not_all_of_it(demo: Facts) -> None:
+    assert notes(with_scenario(demo, hourly_rate=1e6)).startswith("People are over 99 % of the cost of building: ")
+    assert notes(with_scenario(demo, hourly_rate=0.01)).startswith("People are under 1 % of the cost of building: ")
+
+
 def test_people_who_cost_nothing_are_no_share_of_the_cost(demo: Facts) -> None:
     said = notes(with_scenario(demo, hourly_rate=0.0))
     assert said.startswith("People: 84 h to build and 12 h a year to maintain, which nobody measured.")
