@@ -74,6 +74,6 @@ def _blocks(comparison: Comparison, of: Callable[[TrainedRun], Mapping[str, str]
         }
         blocks.append(Pairs.of(values, f"{counted(len(common), noun)} the same in all groups"))
     if len(partial):
-        text = f"Recorded in some groups only, and equal in those: {listed(list(partial.index))}."
+        text = f"Only some groups recorded this, with equal values: {listed(list(partial.index))}."
         blocks.append(CitedText(text))
     return blocks

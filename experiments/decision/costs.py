@@ -16,7 +16,7 @@ from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vend
 
 Kind = Literal["build", "adapt", "buy"]
 DAYS_A_MONTH = HOURS_A_MONTH / 24
-VOLUMES = (1e3, 1e9)  # images a month, between which `cheapest_by_volume` looks
+VOLUMES = (1e3, 1e9)  # images a month
 _STEPS = 240  # steps of that search
 
 
@@ -198,8 +198,8 @@ def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapes
     return tuple(found)
 
 
-def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tuple[Cheapest, ...]:
-    """The way that costs least over the horizon, by images a month, between the `VOLUMES`.
+def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]], images: float) -> tuple[Cheapest, ...]:
+    """The way that costs least over the horizon, by images a month, between the `VOLUMES` and as far as `images`.
 
     Args:
         options_at: function of the images a month that returns the total cost of each way that can be chosen, by name.
@@ -209,7 +209,7 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]]) -> tu
         totals = options_at(images)
         return min(totals, key=lambda name: (totals[name], name), default="")
 
-    low, high = VOLUMES
+    low, high = min(VOLUMES[0], images), max(VOLUMES[1], images)
     grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     found, start = [], low
     for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in grid):

@@ -176,8 +176,7 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
             f"images{more}{note}."
         )
         yield CitedText(text, (f"source/{public.key}", *estimate_sources(facts.test)))
-    buying = [way for way in ways_of(facts) if way.option.kind == "buy"]
-    unknown = [way.title for way in buying if way.accuracy is None or not way.same_test]
+    unknown = [way.title for way in ways_of(facts)[1:] if way.accuracy is None or not way.same_test]
     if unknown:
         text = f"Accuracy on these images is neither published nor measured for {listed(unknown)}."
         yield CitedText(text, ("source/scenario",))

@@ -283,7 +283,7 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
     low, high = difference_interval(best, worst) if best and worst else (-math.inf, math.inf)
     if round(gap, 9) >= UNEVEN and not (best and worst and best.low <= worst.high):
         text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only "
-        text += "training of your own can improve that."
+        text += "training on more of your own images, here or at a vendor that trains on them, can improve that."
     elif high < UNEVEN:
         apart = f"{weakest} lies only {points(gap)} under {strongest}" if gap else "all are right equally often"
         text = f"even on the {found.split} images: {apart}, so no class needs special treatment."

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import plotly.graph_objects as go
 
 from experiments.decision.assumptions import stated_assumptions
-from experiments.decision.costs import VOLUMES, Cheapest, Option, cheapest_by_month, cheapest_by_volume
+from experiments.decision.costs import Cheapest, Option, cheapest_by_month, cheapest_by_volume
 from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, machines_on
 from experiments.decision.verdict import Way, ways_of
@@ -112,7 +112,7 @@ def volumes(facts: Facts) -> tuple[Cheapest, ...]:
         names.update(option.name for option in options)
         return {option.name: option.total(facts.scenario.months) for option in options}
 
-    found = cheapest_by_volume(totals)
+    found = cheapest_by_volume(totals, facts.scenario.images_per_month)
     return found if len(names) > 1 else ()
 
 
@@ -133,12 +133,13 @@ def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
         return ""
     rival = min(others, key=lambda option: (option.total(months), option.name))
     stretches = cheapest_by_month([ours, rival], months)
+    if len(stretches) == 1:
+        first, second = (ours, rival) if stretches[0].name == ours.name else (rival, ours)
+        return f"Up to any month, {first.name} costs less than {second.name}."
     return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}." if stretches else ""
 
 
 def _stretches(found: Sequence[Cheapest]) -> str:
-    if len(found) == 1:
-        return f"{_name(found[0])} from the first day to the last"
     *before, last = found
     parts = [f"{_name(one)} {'for the first' if not one.start else 'up to month'} {_months(one)}" for one in before]
     return ", ".join([*parts, f"then {_name(last)}"])
@@ -159,8 +160,8 @@ def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
     shown = parts[:STRETCHES]
     if len(parts) > STRETCHES:
         shown.append(f"{len(parts) - STRETCHES} more changes")
-    low, high = VOLUMES
-    text = f"From {count(low)} to {high / 1e9:g} billion images a month, "
+    low, high = found[0].start, found[-1].end
+    text = f"From {count(low)} to {count(high / 1e9)} billion images a month, "
     last, among = _name(found[-1]), "of the ways that miss no bar and have a price"
     if not parts:
         return CitedText(f"{text}{last} costs least {over}, {among}.", facts.cost_sources)

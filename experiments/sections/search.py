@@ -299,8 +299,8 @@ def _add_trials(figure: go.Figure, trials: pd.DataFrame, *, x: str, y: str) -> N
 def _front_caption(facts: Facts, front: ParetoFront) -> CitedText:
     known = [a for a in facts.published.accuracies if a.same_test and not math.isnan(a.training_flops)]
     ours, test = front.champion_flops, facts.test
-    text = "Each point is a run. Ours are on the validation images"
-    text += " but for the champion's test accuracy." if test and ours else "."
+    text = "Each point of this study is a run, on validation images"
+    text += "; the champion is on test images." if test and ours else "."
     if not (known and test and ours):
         return CitedText(text, run_sources(facts.run_id))
     least = min(known, key=lambda a: a.training_flops)

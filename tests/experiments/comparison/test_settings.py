@@ -9,6 +9,7 @@ import pytest
 from experiments.comparison.differences import CONDITIONS, PARAMETERS, Comparison
 from experiments.comparison.settings import compare_settings, section, shown
 from experiments.pages.blocks import Table
+from experiments.pages.text import CitedText
 from tests.experiments.comparison.conftest import Chosen
 from tests.experiments.comparison.test_differences import with_run
 
@@ -26,6 +27,8 @@ def test_parameters_that_some_groups_did_not_record_are_named(pair: Comparison) 
     params = pair.groups[1].runs[0].params
     changed = with_run(pair, params={k: v for k, v in params.items() if k != "width"})
     assert list(compare_settings(changed, PARAMETERS)[2].index) == ["width"]
+    texts = [block.text for block in section(changed).blocks if isinstance(block, CitedText)]
+    assert "Only some groups recorded this, with equal values: width." in texts
 
 
 def test_a_setting_that_one_of_three_groups_lacks_is_shown_as_not_recorded(chosen: Chosen) -> None:

@@ -121,7 +121,11 @@ def test_each_stretch_of_volume_has_its_cheapest_way() -> None:
     def totals(images: float) -> dict[str, float]:
         return {"steps": 100.0 * -(-images // 100_000), "line": 0.0013 * images}
 
-    found = cheapest_by_volume(totals)
+    found = cheapest_by_volume(totals, 250_000)
+    assert (found[0].start, found[-1].end) == (1e3, 1e9)
+    far, few = (cheapest_by_volume(totals, images) for images in (2e9, 10.0))
+    assert (far[0].start, far[-1].end) == (1e3, 2e9)
+    assert (few[0].start, few[-1].end) == (10.0, 1e9)
     for one in found:
         middle = (one.start * one.end) ** 0.5
         at = totals(middle)

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Figure, Table
-from experiments.pages.text import CitedText
+from experiments.pages.text import CitedText, listed
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.sections.accuracy import evaluations_sentence, section, validation_against_test
 from tests.experiments.support import figures, said, with_scenario, with_study, with_test
@@ -106,6 +107,16 @@ def test_no_accuracy_to_expect_is_below_zero(demo: Facts) -> None:
     weak = section(with_test(demo, 0.05))
     assert "4 to 10 points; that would leave 0.0 % to 1.0 %, below the bar." in said(weak, "performance")
     assert {n.name: n.value for n in weak.numbers}["fresh.accuracy_less_most"] == 0
+
+
+def test_every_way_of_unknown_accuracy_is_named(demo: Facts) -> None:
+    words = "Accuracy on these images is neither published nor measured for "
+    vendors = listed([vendor.name for vendor in demo.scenario.vendors])
+    assert f"{words}{vendors}." in said(section(demo), "performance")
+    own = with_study(demo, data_set=replace(demo.study.data_set, sha256="1"))
+    everyone = listed([*(way.title for way in ways_of(own)[1:])])
+    assert "ViT-B/16" in everyone
+    assert f"{words}{everyone}." in said(section(own), "performance")
 
 
 def test_figures_on_other_test_images_are_compared_with_nothing(demo: Facts) -> None:

@@ -132,6 +132,8 @@ def test_classes_are_even_or_uneven_only_beyond_chance(
     (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
     assert sentence.text.startswith(f"Classes are {words} on the test images: cat ({100 * weakest:.1f} %) lies ")
     assert (" points (95 % interval " in sentence.text) == words.startswith("not known")
+    cure = "Only training on more of your own images, here or at a vendor that trains on them, can improve that."
+    assert sentence.text.endswith(cure) == (words == "uneven")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -154,8 +155,8 @@ def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
     ("changes", "words"),
     [
         ({}, "Cheapest so far, of building and calls: calls for the first 18.6 months, then building."),
-        ({"engineering_hours": 0}, "of building and calls: building from the first day to the last."),
-        ({"images_per_month": 1000}, "of building and calls: calls from the first day to the last."),
+        ({"engineering_hours": 0}, "Up to any month, building costs less than calls."),
+        ({"images_per_month": 1000}, "Up to any month, calls costs less than building."),
         (
             {"engineering_hours": 0, "maintenance_hours_per_year": 0, "images_per_month": 1000, "vendors": (START,)},
             "of building and calls: building for the first 13.5 months, then calls.",
@@ -190,6 +191,19 @@ def test_the_cheapest_way_is_stated_by_volume(demo: Facts, changes: dict[str, An
     [stated] = [text for text in texts if text.startswith("From 1,000 to")]
     among = "of the ways that miss no bar and have a price"
     assert stated == f"From 1,000 to 1 billion images a month, {words.replace('AMONG', among)}"
+
+
+@pytest.mark.parametrize(
+    ("images", "span", "words"),
+    [(1e13, "1,000 to 10,000", "building above."), (120, "120 to 1", "building above."), (250_000, "1,000 to 1", "")],
+)
+def test_the_volumes_reach_to_that_of_the_scenario(demo: Facts, images: float, span: str, words: str) -> None:
+    made = section(under(demo, vendor(), images_per_month=images))
+    [stated] = [b.text for b in made.blocks if isinstance(b, CitedText) and b.text.startswith("From ")]
+    assert stated.startswith(f"From {span} billion images a month, ")
+    assert stated.endswith(words)
+    [*_, end] = [number.value for number in made.numbers if re.fullmatch(r"cheapest.\d+.up_to", number.name)]
+    assert end == max(1e9, images)
 
 
 def test_a_volume_at_which_every_way_misses_a_bar_has_none(demo: Facts) -> None:
