@@ -151,7 +151,7 @@ def _warnings(study: Study) -> Iterator[str]:
 
 
 def references_of(facts: Facts) -> References:
-    """All published figures in the order of their file; the study and the network it is about lead the list of runs."""
+    """All published figures that may be cited; the study and the network it is about lead the list of runs."""
     study, published = facts.study, facts.published
     entries: dict[str, Dated] = {"bar": facts.bar}
     entries |= {a.key: a for a in published.accuracies}

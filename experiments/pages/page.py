@@ -6,8 +6,7 @@ import datetime
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,15 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 @dataclass(frozen=True)
 class References:
-    """Numbers the published figures, lists the runs that a page cites, and renders the sources of a text.
+    """Numbers the published figures and lists the runs that a page cites, and renders the sources of a text.
 
     Attributes:
-        entries: published figures by key, in the order of their numbers.
+        entries: published figures that can be cited, by key.
         as_of: day for which the age of the figures is given.
         what: descriptions of runs, by run id.
         cited: ids of the runs in the list: those given at the start, and each that a text cites.
         together: ids of runs; where all of them are cited, only the first is shown, as "1a2b3c4d +2".
+        numbers: numbers of the published figures cited so far, by key, in the order of the page.
     """
 
     entries: Mapping[str, Dated]
@@ -42,11 +42,7 @@ class References:
     what: Mapping[str, str]
     cited: list[str]
     together: Sequence[str] = ()
-
-    @cached_property
-    def numbers(self) -> Mapping[str, int]:
-        """The numbers of the published figures in the list, by key."""
-        return {key: number for number, key in enumerate(self.entries, start=1)}
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def mark(self, key: str) -> str:
         """Number of a published figure, with a dagger if it was old and a double dagger if it is undated."""
@@ -56,10 +52,13 @@ class References:
     def split(self, sources: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
         """(short id, whole ids, "+n") of the runs among `sources`, and the keys of the published figures, by number.
 
-        The runs are in the list of cited runs from now on.
+        The runs are in the list of cited runs from now on, and the figures have numbers.
         """
         runs = list(dict.fromkeys(s.removeprefix("run/") for s in sources if s.startswith("run/")))
         keys = {s.removeprefix("source/") for s in sources if s.startswith("source/")}
+        for key in self.entries:
+            if key in keys:
+                self.numbers.setdefault(key, len(self.numbers) + 1)
         self.cited.extend(run_id for run_id in runs if run_id not in self.cited)
         if len(runs) > 1 and runs == list(self.together):
             short = [(runs[0][:8], " ".join(runs), f" +{len(runs) - 1}")]
@@ -68,9 +67,10 @@ class References:
         return short, sorted(keys, key=self.numbers.__getitem__)
 
     def figures(self) -> Table:
-        """The published figures."""
+        """The published figures cited so far."""
         rows = []
-        for key, entry in self.entries.items():
+        for key in self.numbers:
+            entry = self.entries[key]
             age = entry.age(self.as_of)
             name, when = Cell(entry.name, entry.note), Cell(entry.when, age if age != entry.when else "")
             anchor = f"source-{self.numbers[key]}"

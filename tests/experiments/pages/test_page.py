@@ -12,6 +12,7 @@ from experiments.comparison.page import write_runs
 from experiments.pages.blocks import Cell, Code, Heading, Link, Page, Pairs, Row, Section, Table
 from experiments.pages.page import References, render_page
 from experiments.pages.text import CitedText
+from experiments.reading.published import Dated
 from tests.experiments.conftest import COMMANDS, Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import prose, tables_are_even, write_page
@@ -90,6 +91,23 @@ def test_names_cannot_break_the_page(fresh_store: Fake, tmp_path: Path) -> None:
 def as_markdown(*blocks: CitedText | Code | Heading | Link | Pairs | Table) -> str:
     page = Page("p", "Title", "Heading", CitedText("Subject."), [Section("Section", blocks)])
     return render_page(page, References({}, datetime.date(2026, 1, 1), {}, []))["p.md"].decode()
+
+
+def test_only_what_is_cited_is_listed_in_the_order_of_the_page() -> None:
+    entries = {
+        name: Dated(name=name.upper(), source="its page", date="2026-01-01") for name in ("one", "two", "three", "four")
+    }
+    texts = (CitedText("First.", ("source/three",)), CitedText("Then.", ("source/four", "source/three", "source/one")))
+    page = Page("p", "Title", "Heading", CitedText("Subject."), [Section("Section", texts)])
+    files = render_page(page, References(entries, datetime.date(2026, 1, 1), {}, []))
+    markdown, html = files["p.md"].decode(), files["p.html"].decode()
+    assert "First. <sub>[1]</sub>" in markdown
+    assert "Then. <sub>[1] [2] [3]</sub>" in markdown
+    assert re.findall(r"ONE|TWO|THREE|FOUR", markdown) == ["THREE", "ONE", "FOUR"]
+    assert "TWO" not in html
+    anchors = re.findall(r'id="(source-\d)"', html)
+    assert anchors == ["source-1", "source-2", "source-3"]
+    assert set(re.findall(r'href="#(source-\d)"', html)) == set(anchors)
 
 
 def test_names_are_no_markdown() -> None:
