@@ -34,7 +34,9 @@ def read_study(reader: StudyReader, name: str | None = None) -> Study:
     study = read_tables(reader, name)
     with answering(reader.store.tracking_uri):
         artifacts, curves = _artifacts(reader, study), _curves(reader, study)
-        return replace(study, artifacts=artifacts, curves=curves, adapted=_adapted(reader, study))
+        adapted, beside = _adapted(reader, study), adapted_study(study.name)
+        adapting = beside if adapted is None and beside in reader.adapted_studies() else ""
+        return replace(study, artifacts=artifacts, curves=curves, adapted=adapted, adapting=adapting)
 
 
 def read_tables(reader: StudyReader, name: str | None = None) -> Study:

@@ -189,6 +189,7 @@ class Study:
     in_default_store: bool
     on_server: bool = False  # it was read from an MLflow server
     adapted: Adapted | None = None  # the adapted network that the store has for the same images
+    adapting: str = ""  # without one: the study of the store that adapts one beside this study, and has not finished
 
     @property
     def champion(self) -> pd.DataFrame:

@@ -30,7 +30,11 @@ def section(facts: Facts) -> Section:
     """A table of both networks, the test of their difference, and what the adapted one learnt from."""
     title, adapted = "Adapting a pretrained network", facts.study.adapted
     if adapted is None:
-        text = f"No adapted network was tested on these images: `{commands.adapt(facts.study)}` does that."
+        command = commands.adapt(facts.study)
+        text = f"No adapted network was tested on these images: `{command}` does that."
+        if facts.study.adapting:
+            text = f"No adapted network was tested on these images yet: study {facts.study.adapting} has not finished. "
+            text += f"If it was interrupted, `{command}` resumes it."
         return Section(title, (Missing(text),))
     test = compared(facts, adapted)
     source = run_sources(adapted.run_id)

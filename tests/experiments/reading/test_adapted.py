@@ -68,3 +68,15 @@ def test_that_of_the_study_comes_first_then_the_newest_of_the_same_images(fresh_
     assert (found.seconds, found.study_seconds, found.flops) == (5.0, 9.0, 7.0)
     assert found.serving == (TIMING,)
     assert StudyReader(fresh_store.place).studies() == ["demo"]
+
+
+def test_a_study_that_adapts_and_has_not_finished_is_named(fresh_store: Fake) -> None:
+    fresh_store.add(champion=())
+    found = read_study(StudyReader(fresh_store.place), "demo")
+    assert (found.adapted, found.adapting) == (None, "")
+    experiment = fresh_store.client.create_experiment("demo-adapted")
+    fresh_store.client.create_run(experiment, START, {"stage": "adapted-study", "key": "study"})
+    found = read_study(StudyReader(fresh_store.place), "demo")
+    assert (found.adapted, found.adapting) == (None, "demo-adapted")
+    add(fresh_store, "old-adapted", start=START + 1)
+    assert read_study(StudyReader(fresh_store.place), "demo").adapting == ""

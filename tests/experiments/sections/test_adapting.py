@@ -117,5 +117,10 @@ def test_its_machine_is_one_with_its_own_device(demo: Facts) -> None:
 def test_without_one_the_command_is_named(demo: Facts) -> None:
     command = "python sweeps/run_study.py --study demo --preset quick --seed 0 --adapt-only --store STORE"
     assert texts(section(demo)) == f"No adapted network was tested on these images: `{command}` does that."
+    begun = with_study(demo, adapting="demo-adapted")
+    assert texts(section(begun)) == (
+        "No adapted network was tested on these images yet: study demo-adapted has not finished. If it was "
+        f"interrupted, `{command}` resumes it."
+    )
     params = {**demo.study.params, "preset": "epochs-2.5", "seed": "3"}
     assert "--study demo --epochs 2.5 --seed 3 --adapt-only" in texts(section(with_study(demo, params=params)))
