@@ -16,6 +16,7 @@ from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measur
 from experiments.decision.facts import Facts
 from experiments.decision.machines import Cost, adapting_cost, answer_seconds
 from experiments.pages.text import (
+    beside_bar,
     count_months,
     estimate_sources,
     fine_percent,
@@ -291,9 +292,7 @@ def _against_latency(bar: float, seconds: float) -> Check:
 
 def _beside_bar(bar: float, seconds: float, how: str) -> str:
     """The time of an answer beside the bar in ms, in as many digits as show on which side of it the time is."""
-    ms, digits = 1000 * seconds, 3
-    while ((shown := float(f"{ms:.{digits}g}")) <= bar) != (ms <= bar):
-        digits += 1
+    shown = beside_bar(1000 * seconds, lambda ms: ms <= bar)
     return f"answers within {short_duration(shown)} {how}; the bar is {short_duration(bar)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from experiments.stats import Estimate
@@ -53,6 +53,17 @@ def rough_percent(share: float) -> str:
     if 0.99 < share < 1:
         return "over 99 %"
     return "under 1 %" if 0 < share < 0.01 else percent(share, 0)
+
+
+def beside_bar(number: float, clears: Callable[[float], bool], digits: int = 3) -> float:
+    """A number rounded to so many digits, or to as many as show on which side of a bar it is.
+
+    >>> beside_bar(1000.4, lambda ms: ms <= 1000), beside_bar(994.4, lambda ms: ms <= 1000)
+    (1000.4, 994.0)
+    """
+    while clears(shown := float(f"{number:.{digits}g}")) != clears(number):
+        digits += 1
+    return shown
 
 
 def points(share: float) -> str:

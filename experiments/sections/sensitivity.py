@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,16 +15,17 @@ from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Se
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
 from experiments.pages.text import (
     CitedText,
+    beside_bar,
     capital,
     estimate_sources,
     factor,
+    fine_percent,
     run_sources,
     short_duration,
     short_percent,
     total,
 )
 from experiments.reading.scenario import slug
-from sweeps.words import percent
 
 LINE = 40  # letters of a label that a phone has room for
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
@@ -129,12 +129,9 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run_sources(facts.run_id))
     only = "" if test.low >= target else "only "
-    low, digits = _floor(test.low, 2), 2  # rounded up it would be a bar that building does not clear
-    while low < target <= test.low:
-        digits += 1
-        low = _floor(test.low, digits)
-    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {percent(low, digits)}, where the "
-    text += "interval of its "
+    shown = beside_bar(test.low, lambda share: share >= target, digits=4)
+    low = fine_percent(shown) if shown == round(shown, 4) else short_percent(shown)
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
     return CitedText(f"{text}test accuracy begins.", (*estimate_sources(test), "source/bar"))
 
 
@@ -144,22 +141,9 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
         return []
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     ms = 1000 * answer_seconds(facts.cost, facts.scenario.images_per_month)
-    least, digits = _ceiling(ms, 3), 3  # rounded down it would be a bar that building does not keep
-    while ms <= bar < least:
-        digits += 1
-        least = _ceiling(ms, digits)
+    least = beside_bar(ms, lambda shown: shown <= bar)
     text = f"Latency bar: {short_duration(bar)}; building would keep any bar from {short_duration(least)} up, {which}."
     return [CitedText(text, (*run_sources(*speed.runs), "source/scenario"))]
-
-
-def _floor(share: float, digits: int) -> float:
-    """A share rounded down to so many decimals of a percent."""
-    return float(Decimal(repr(share)).quantize(Decimal(1).scaleb(-2 - digits), ROUND_FLOOR))
-
-
-def _ceiling(number: float, digits: int) -> float:
-    """A number rounded up to so many significant digits."""
-    return float(Context(digits, ROUND_CEILING).create_decimal(repr(number)))
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:

@@ -14,7 +14,7 @@ from experiments.decision.verdict import verdict_of, ways_of
 from experiments.pages.blocks import Bullets, Missing
 from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import figures, known, with_cost, with_scenario, with_test
+from tests.experiments.support import figures, known, with_cost, with_scenario
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +68,15 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
     assert "retraining a year" in texts[-1]
 
 
-def test_the_bar_that_building_clears_is_not_rounded_up(facts: Facts) -> None:
-    assert "building clears it up to 93.49 %, where" in flips(with_test(facts, mean=0.94, half=0.00503))[0]
-
-
 @pytest.mark.parametrize(
     ("low", "bar", "words"),
     [
         (0.94892, 0.9485, "94.85 %; building clears it up to 94.89 %"),
         (0.57, 0.57, "57 %; building clears it up to 57.00 %"),
-        (0.948526, 0.948523, "94.8523 %; building clears it up to 94.8526 %"),
+        (0.948526, 0.948523, "94.8523 %; building clears it up to 94.853 %"),
         (0.948526, 0.94853, "94.853 %; building clears it only up to 94.85 %"),
+        (0.948888, 0.9489, "94.89 %; building clears it only up to 94.889 %"),
+        (0.0512345, 0.5, "50 %; building clears it only up to 5.123 %"),
     ],
 )
 def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
@@ -90,15 +88,21 @@ def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
     assert ("accuracy" in [check.bar for check in ways_of(at)[0].unknown]) == ("only" in words)
 
 
-@pytest.mark.parametrize(("p95", "least"), [(0.0060001, "6.01 ms"), (0.9981, "999 ms"), (1.0004, "1.01 s")])
-def test_the_bar_that_building_keeps_is_not_rounded_down(facts: Facts, p95: float, least: str) -> None:
-    assert facts.cost.speed is not None
-    alone = with_scenario(with_cost(facts, speed=replace(facts.cost.speed, p95=p95)), images_per_month=1)
-    assert f"building would keep any bar from {least} up, " in flips(alone)[1]
-    near = with_scenario(alone, latency_bar_ms=1000 * p95 + 0.0003)  # which it keeps
-    shown = flips(near)[1].partition(" from ")[2].partition(" up")[0]
-    number, unit = shown.split()
-    assert 1000 * p95 <= float(number) * {"ms": 1, "s": 1000}[unit] <= known(near.scenario.latency_bar_ms)
+@pytest.mark.parametrize(
+    ("p95", "bar", "words"),
+    [
+        (0.0060001, 1000, "1 s; building would keep any bar from 6 ms up, "),
+        (0.0060001, 6, "6 ms; building would keep any bar from 6.0001 ms up, "),
+        (0.9981, 998.2, "998.2 ms; building would keep any bar from 998 ms up, "),
+        (1.0004, 1000, "1 s; building would keep any bar from 1.0004 s up, "),
+    ],
+)
+def test_the_bar_that_building_keeps_is_on_the_side_of_the_bar_on_which_it_is(
+    facts: Facts, p95: float, bar: float, words: str
+) -> None:
+    speed = replace(known(facts.cost.speed), p95=p95)
+    alone = with_scenario(with_cost(facts, speed=speed), images_per_month=1, latency_bar_ms=bar)
+    assert words in flips(alone)[1]
 
 
 def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> None:
