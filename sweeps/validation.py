@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from cifar_core.errors import UserError, cause
+from cifar_core.errors import UserError, cause, printable
 from cifar_core.files import read_text, write_atomically
 from sweeps.words import did_you_mean, shortened
 
@@ -44,7 +44,7 @@ def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | No
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise _unreadable(path.name, "TOML", error) from error
+        raise _unreadable(printable(path), "TOML", error) from error
     return parse_toml(path.name, text, record, context)
 
 

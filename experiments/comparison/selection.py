@@ -51,7 +51,10 @@ def choose(names: Sequence[str], baseline: str | None, store: Store, results: Se
     owner: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
         if twice := next((run_id for run_id in group.run_ids if run_id in owner), None):
-            raise UserError(f"a run must be given once, but {owner[twice]!r} and {name!r} both hold {twice}")
+            both = f"{name!r} is given twice"
+            if owner[twice] != name:
+                both = f"{owner[twice]!r} and {name!r} both hold {twice}"
+            raise UserError(f"a run must be given once, but {both}")
         owner |= dict.fromkeys(group.run_ids, name)
     if not 2 <= len(groups) <= MOST_GROUPS:
         given = f"{len(groups)}, the baseline included" if baseline is not None else str(len(groups))

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from cifar_core.errors import cause, printable
 from cifar_core.files import write_atomically
 from experiments.pages import plots
 from experiments.pages.blocks import Cell, Figure, Page, Photo, Row, Table
@@ -127,7 +128,9 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
         for name, content in files.items():
             write_atomically(out / name, content)
     except OSError as error:
-        raise StoreError(f"--out must be a folder that can be written to, but: {error}") from error
+        raise StoreError(
+            f"--out must be a folder that can be written to, but {printable(out)} gave: {cause(error)}"
+        ) from error
     return [out / name for name in files if "/" not in name]
 
 

@@ -105,7 +105,10 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
         (["--scenario", "none.toml"], r"none\.toml must be a readable TOML file, but: No such file or directory$"),
         (["--scenario", "bad.toml"], r"bad\.toml: images_per_month must be greater than 0, but got -1"),
         (["--scenario", "gpu.toml"], r"gpu\.toml: compute must be a machine with cpu, as study 'demo' ran on it, but "),
-        (["--out", "bad.toml"], r"--out must be a folder that can be written to"),
+        (
+            ["--out", "bad.toml"],
+            r"--out must be a folder that can be written to, but bad\.toml gave: File exists$",
+        ),
         (["system"], r"argument what: invalid choice: 'system'"),
         (
             ["systems", "--scenario", "mine.toml"],

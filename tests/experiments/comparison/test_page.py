@@ -60,7 +60,7 @@ def test_a_mistyped_result_where_there_is_no_store(tmp_path: Path, refused: Refu
         ("--runs good good/trail-2", r"but got 'good/trail-2'; did you mean 'good/trial-2'\?"),
         ("--runs good abcde", r"a run's id \(4 or more letters of it\) or name, or champion, but got 'abcde'"),
         ("--runs good bad --baseline none", "but got 'none'; known: good, "),
-        ("--runs good bad good", "a run must be given once, but 'good' and 'good' both hold "),
+        ("--runs good bad good", "a run must be given once, but 'good' is given twice$"),
         ("--runs twice twice/final-2-1", "but 'twice' and 'twice/final-2-1' both hold "),
         ("--runs good bad/o'clock", r"""but got "bad/o'clock"; known: bad/confirm-2-0, bad/final-2-0, bad/trial-0"""),
         ("--runs good bad --study good", "--runs must stand without systems, --study and --scenario, but got --study$"),
