@@ -169,7 +169,7 @@ class ScriptedExecutor:
             if fault is not None and step == steps:
                 yield fault
                 return
-            if last is not None and step > sorted(validated)[last - 1]:
+            if last is not None and step > sorted(validated or shown)[last - 1]:
                 yield died(job.key)
                 return
             reached = accuracy * (step / steps) ** 0.1 if step in validated else None
@@ -199,7 +199,7 @@ class Study:
     plan: Plan
     script: Script = even
     fault: Fault = no_fault
-    dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # number of the last validation
+    dies_at: Callable[[str, int], int | None] = lambda key, starts: None  # last validation, or point if it has none
     refuses: Callable[[str], Event | None] = lambda key: None  # what happens to a run in place of its first point
     notes: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)  # artifacts of a run at its end, by its key

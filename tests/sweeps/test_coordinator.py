@@ -146,6 +146,12 @@ class TestFailures:
         assert sweep.starts["trial-1"] == 4
         assert sweep.states() == {TrialState.COMPLETE: 4}
 
+    def test_so_has_one_that_is_never_validated(self, sweep: Study) -> None:
+        sweep.dies_at = lambda key, starts: starts + 1 if key == "final-3-0" and starts < 3 else None
+        sweep.run()
+        check_whole(sweep)
+        assert sweep.starts["final-3-0"] == 4
+
     def test_the_validations_of_a_run_that_starts_again_are_counted_once(
         self, sweep: Study, monkeypatch: pytest.MonkeyPatch
     ) -> None:

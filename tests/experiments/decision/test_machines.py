@@ -54,6 +54,16 @@ def test_more_threads_than_a_machine_has_need_more_machines(demo: Facts) -> None
     assert gathered(wide, PUBLISHED, SCENARIO).cost.machines == 3
 
 
+def test_a_run_that_fills_two_machines_costs_both() -> None:
+    one, two = COST, replace(COST, units=8, run_units=4)
+    assert (known(one.machine).units, one.run_machines, two.run_machines) == (2, 1, 2)
+    assert known(one.retrain_usd) == pytest.approx(known(one.machine).usd / 6)
+    assert (two.retrain_usd, two.per_1000_single_usd) == (
+        2 * known(one.retrain_usd),
+        4 * known(one.per_1000_single_usd),
+    )
+
+
 def test_gpus_side_by_side_are_all_paid_for(demo: Facts) -> None:
     tags = {**demo.study.tags, "device": "cuda", "workers": "8", "gpus": "8"}
     cost = gathered(replace(demo.study, tags=tags), PUBLISHED, SCENARIO).cost
