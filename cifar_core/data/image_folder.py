@@ -166,12 +166,12 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
         raise DataError(f"{CLASS_RULE}, but got {listed(bad)}")
     folded = Counter(map(_folded, classes))
     if twice := [name for name in classes if folded[_folded(name)] > 1]:
-        rule = "classes must differ in more than capital letters, spaces and the encoding of accents"
+        rule = "classes must differ in more than capital letters, needless spaces and the encoding of accents"
         raise DataError(f"{rule}, but got {listed(twice)}")
 
 
 def _folded(name: str) -> str:
-    return "".join(unicodedata.normalize("NFC", name).casefold().split())
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -143,12 +143,15 @@ def _regressions(comparison: Comparison) -> str:
 def _unjudged(comparison: Comparison) -> dict[str, str]:
     """The groups of which no accuracy or loss can be compared with the reference, and why."""
     reasons = {}
+    keys = [metric.key for metric in METRICS if metric.tolerance is None]
     for group in comparison.others:
         compared = (compare(metric, group, comparison.reference) for metric in METRICS if metric.tolerance is None)
         known = [difference for difference in compared if difference is not None]
         if all(difference.outcome == "unknown" for difference in known):
             told = (d.reason for d in known if not d.reason.startswith("not measured"))
-            reasons[group.name] = next(told, "none is on the same images")
+            unmeasured = (g for g in (group, comparison.reference) if all(g.mean(key) is None for key in keys))
+            lacks = next((f"none of {each.name} was measured" for each in unmeasured), "none is on the same images")
+            reasons[group.name] = next(told, lacks)
     return reasons
 
 

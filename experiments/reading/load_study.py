@@ -35,7 +35,8 @@ def read_study(reader: StudyReader, name: str | None = None) -> Study:
     with answering(reader.store.tracking_uri):
         artifacts, curves = _artifacts(reader, study), _curves(reader, study)
         adapted, beside = _adapted(reader, study), adapted_study(study.name)
-        adapting = beside if adapted is None and beside in reader.adapted_studies() else ""
+        runs = [] if adapted is not None else reader.runs("tags.stage = 'adapted-study'", beside)
+        adapting = beside if any(run.data.tags.get("state") != "finished" for run in runs) else ""
         return replace(study, artifacts=artifacts, curves=curves, adapted=adapted, adapting=adapting)
 
 

@@ -24,6 +24,7 @@ DEFAULT_SCENARIO = Path(__file__).resolve().parents[1] / "data" / "scenario.toml
 HOURS_A_MONTH = 730.0  # 365 days / 12
 MILLION = 1e6
 _LONGEST_NAME = 80  # letters, as names stand in figures and commands
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # categories of Unicode
 _SMALLEST, _LARGEST = 1e-15, 1e15  # numbers in a file, so that products and quotients of several are finite
 
 _ROLES: Mapping[str, tuple[str, ...]] = {
@@ -87,7 +88,8 @@ def _within(least: float, most: float) -> AfterValidator:
 def _check_name(name: str) -> str:
     if not any(map(str.isalnum, name)):
         raise ValueError(f"must have a letter or a digit, but got {name!r}")
-    if not name.isprintable() or len(name) > _LONGEST_NAME:
+    breaks = any(unicodedata.category(letter) in _UNPRINTABLE for letter in name)
+    if breaks or len(name) > _LONGEST_NAME:
         raise ValueError(f"must be at most {_LONGEST_NAME} letters that can be printed, but got {reprlib.repr(name)}")
     return name
 

@@ -135,7 +135,7 @@ def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
     stretches = cheapest_by_month([ours, rival], months)
     if len(stretches) == 1:
         first, second = (ours, rival) if stretches[0].name == ours.name else (rival, ours)
-        return f"Up to any month, {first.name} costs less than {second.name}."
+        return f"At any time, {first.name} has cost less than {second.name}."
     return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}." if stretches else ""
 
 

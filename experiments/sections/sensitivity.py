@@ -131,8 +131,8 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     only = "" if test.low >= target else "only "
     shown = beside_bar(test.low, lambda share: share >= target, digits=4)
     low = fine_percent(shown) if shown == round(shown, 4) else short_percent(shown)
-    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to {low}, where the interval of its "
-    return CitedText(f"{text}test accuracy begins.", (*estimate_sources(test), "source/bar"))
+    text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to about {low}, where the interval of "
+    return CitedText(f"{text}its test accuracy begins.", (*estimate_sources(test), "source/bar"))
 
 
 def _latency_flip(facts: Facts) -> list[CitedText]:
@@ -142,8 +142,8 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
     ms = 1000 * answer_seconds(facts.cost, facts.scenario.images_per_month)
     least = beside_bar(ms, lambda shown: shown <= bar)
-    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from {short_duration(least)} up, {which}."
-    return [CitedText(text, (*run_sources(*speed.runs), "source/scenario"))]
+    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from about {short_duration(least)} up, "
+    return [CitedText(f"{text}{which}.", (*run_sources(*speed.runs), "source/scenario"))]
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:

@@ -36,12 +36,12 @@ def section(facts: Facts) -> Section:
 def peak_rate(facts: Facts, first: pd.DataFrame) -> tuple[float, float, float]:
     """The highest learning rate of a run, the share of its steps before it, and the last learning rate.
 
-    Where the first of the recorded rates is the highest, the run began with the one of its recipe.
+    A run without warm-up began with the rate of its recipe.
     """
     rates = first[first["key"] == "lr"]
     peak = rates.loc[rates["value"].idxmax()]
     last = float(rates["value"].iloc[-1])
-    if peak["step"] == rates["step"].min():
+    if peak["step"] == rates["step"].min() and not float(facts.parameter("warmup") or 0):
         return max(float(peak["value"]), float(facts.parameter("learning_rate") or 0)), 0.0, last
     return float(peak["value"]), float(peak["step"]) / max(float(rates["step"].max()), 1), last
 

@@ -171,7 +171,7 @@ def _price_limits(
         lost: headline without it.
 
     Returns:
-        None if it wins at any price.
+        None if it wins at any price, or at none.
     """
     cleared, option = _cleared(contender), contender.option
 
@@ -180,7 +180,7 @@ def _price_limits(
         return judge([replace(cleared, option=dearer), *others], months).headline
 
     least, most = max(option.total(months), 0.01), 10 * max((way.option.total(months) for way in others), default=0.01)
-    if headline(most) == won:
+    if headline(least) != won or headline(most) == won:
         return None
     return turning_point(headline, won, least, most), turning_point(headline, lost, most, least)
 
@@ -315,7 +315,8 @@ def _labels(
         anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
         y = beside[way.title] if way.accuracy else next(unknown)
         colour, name = colours[way.title], in_figure(way.title)
-        yield label(name, x, y, colour=colour, xanchor=anchor, xshift=shift, bgcolor=PAPER)
+        behind = None if way.accuracy else PAPER  # it would cover marks at about the same height
+        yield label(name, x, y, colour=colour, xanchor=anchor, xshift=shift, bgcolor=behind)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -328,7 +329,7 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _table(facts: Facts, ways: Sequence[Way]) -> Table:
-    """All ways, the cheapest first, with what is unknown of each. A horizon of a year has one column of costs."""
+    """All ways, the cheapest first, with what is unknown of each; up to a year the costs have one column."""
     months = facts.scenario.months
     rows = []
     for way in sorted(ways, key=lambda way: (bool(way.misses), way.option.total(months), way.title)):

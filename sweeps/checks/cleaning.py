@@ -77,9 +77,10 @@ def remove(store: Store, wastes: Sequence[Waste]) -> None:
     """
     client = connect(store.tracking_uri)
     with contextlib.ExitStack() as stack, answering(store.tracking_uri):
-        known = {store.lock(experiment.name) for experiment in every_experiment(client, ViewType.ALL)}
-        for lock in sorted({*known, *store.locks()}):  # a study that begins has no experiment yet
-            stack.enter_context(acquire(lock, lock.stem))
+        names = {lock: lock.stem for lock in store.locks()}  # a study that begins has no experiment yet
+        names |= {store.lock(each.name): each.name for each in every_experiment(client, ViewType.ALL)}
+        for lock, name in sorted(names.items()):
+            stack.enter_context(acquire(lock, name))
         if set(_found(store, client)) != set(wastes):
             raise StoreError("a store must not change before it is cleaned, but it has; nothing was removed, try again")
         _restore(client)
@@ -155,7 +156,7 @@ def _of_study(
     for folder in () if resumable else sorted(store.checkpoint_folder(study).glob("*")):
         if folder.name in active and active[folder.name].data.tags.get("state") in ENDED:
             yield Waste(study, f"checkpoints of {folder.name}, which has ended", (folder,))
-    for path in sorted(store.weights_folder(study).glob(".*")):
+    for path in sorted(store.weights_folder(study).glob(".*.safetensors*")):
         yield Waste(study, "weights whose writing was cut short", (path,))
     networks = every_page(lambda token: client.search_logged_models([experiment.experiment_id], page_token=token))
     for model in networks:

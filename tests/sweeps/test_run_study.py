@@ -9,9 +9,10 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import optuna
@@ -19,6 +20,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
 
 from cifar_core.data import source
 from cifar_core.data.data_set import CIFAR10
@@ -610,6 +612,47 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
     assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
     assert closed.call_args.kwargs == {"at_once": when == "before"}, "what MLflow lacks is not waited for"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--adapt-only",)])
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_database_that_is_away_is_waited_for_until_the_user_stops(
+    stubs: type[StubCoordinator],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: Sequence[str],
+    *,
+    is_asked: bool,
+) -> None:
+    database, waiting = open_storage(f"sqlite:///{tmp_path}/optuna.db"), dict[str, Any]()
+
+    def away(*_: object) -> Summary:
+        waiting["say"]("it is away")
+        assert not waiting["stop"]()
+        if is_asked:
+            signal.raise_signal(signal.SIGINT)
+            assert waiting["stop"]()
+            if not arguments:
+                raise Interrupted
+        raise StorageInternalError("say") from OSError("the server has gone away")
+
+    def opened(url: str, **named: Any) -> BaseStorage:
+        waiting.update(named)
+        return database
+
+    monkeypatch.setattr(run_study, "open_storage", opened)
+    monkeypatch.setattr(options, "load_backbone", lambda wanted: Mock())
+    monkeypatch.setattr(run_study, "Adaptation", lambda **_: Mock(run=away))
+    stubs.does = away
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
+    assert main((*arguments, "--store", str(tmp_path / "store"))) == (130 if is_asked else 1)
+    captured = capsys.readouterr()
+    assert "it is away\n" in captured.out
+    if is_asked:
+        assert captured.out.endswith("stopped; the same command resumes the sweep\n")
+    else:
+        assert "the server has gone away; mend that, and the same command resumes the sweep" in captured.err
 
 
 def test_the_end_of_a_sweep_says_how_to_serve_its_champion(

@@ -75,8 +75,11 @@ def test_a_study_that_adapts_and_has_not_finished_is_named(fresh_store: Fake) ->
     found = read_study(StudyReader(fresh_store.place), "demo")
     assert (found.adapted, found.adapting) == (None, "")
     experiment = fresh_store.client.create_experiment("demo-adapted")
-    fresh_store.client.create_run(experiment, START, {"stage": "adapted-study", "key": "study"})
+    run = fresh_store.client.create_run(experiment, START, {"stage": "adapted-study", "key": "study"})
     found = read_study(StudyReader(fresh_store.place), "demo")
     assert (found.adapted, found.adapting) == (None, "demo-adapted")
+    fresh_store.client.set_tag(run.info.run_id, "state", "finished")  # as with --no-confirm
+    assert read_study(StudyReader(fresh_store.place), "demo").adapting == ""
+    fresh_store.client.set_tag(run.info.run_id, "state", "interrupted")
     add(fresh_store, "old-adapted", start=START + 1)
     assert read_study(StudyReader(fresh_store.place), "demo").adapting == ""

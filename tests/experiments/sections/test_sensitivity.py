@@ -60,8 +60,8 @@ def test_the_largest_effect_comes_first_and_the_answer_changes_at_the_flip(
 def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(facts: Facts) -> None:
     texts = flips(facts)
     assert texts[:2] == [
-        "Accuracy bar: 70 %; building clears it up to 89.70 %, where the interval of its test accuracy begins.",
-        "Latency bar: 1 s; building would keep any bar from 6 ms up, within which 95 % of its answers come.",
+        "Accuracy bar: 70 %; building clears it up to about 89.70 %, where the interval of its test accuracy begins.",
+        "Latency bar: 1 s; building would keep any bar from about 6 ms up, within which 95 % of its answers come.",
     ]
     assert "Images a month: 250,000; below 181,000 (0.72 times) the answer becomes “Either”." in texts
     assert texts[-1].startswith("Changed alone, between a tenth and ten times their value, these do not change the")
@@ -71,12 +71,12 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
 @pytest.mark.parametrize(
     ("low", "bar", "words"),
     [
-        (0.94892, 0.9485, "94.85 %; building clears it up to 94.89 %"),
-        (0.57, 0.57, "57 %; building clears it up to 57.00 %"),
-        (0.948526, 0.948523, "94.8523 %; building clears it up to 94.853 %"),
-        (0.948526, 0.94853, "94.853 %; building clears it only up to 94.85 %"),
-        (0.948888, 0.9489, "94.89 %; building clears it only up to 94.889 %"),
-        (0.0512345, 0.5, "50 %; building clears it only up to 5.123 %"),
+        (0.94892, 0.9485, "94.85 %; building clears it up to about 94.89 %"),
+        (0.57, 0.57, "57 %; building clears it up to about 57.00 %"),
+        (0.948526, 0.948523, "94.8523 %; building clears it up to about 94.853 %"),
+        (0.948526, 0.94853, "94.853 %; building clears it only up to about 94.85 %"),
+        (0.948888, 0.9489, "94.89 %; building clears it only up to about 94.889 %"),
+        (0.0512345, 0.5, "50 %; building clears it only up to about 5.123 %"),
     ],
 )
 def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
@@ -91,10 +91,10 @@ def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
 @pytest.mark.parametrize(
     ("p95", "bar", "words"),
     [
-        (0.0060001, 1000, "1 s; building would keep any bar from 6 ms up, "),
-        (0.0060001, 6, "6 ms; building would keep any bar from 6.0001 ms up, "),
-        (0.9981, 998.2, "998.2 ms; building would keep any bar from 998 ms up, "),
-        (1.0004, 1000, "1 s; building would keep any bar from 1.0004 s up, "),
+        (0.0060001, 1000, "1 s; building would keep any bar from about 6 ms up, "),
+        (0.0060001, 6, "6 ms; building would keep any bar from about 6.0001 ms up, "),
+        (0.9981, 998.2, "998.2 ms; building would keep any bar from about 998 ms up, "),
+        (1.0004, 1000, "1 s; building would keep any bar from about 1.0004 s up, "),
     ],
 )
 def test_the_bar_that_building_keeps_is_on_the_side_of_the_bar_on_which_it_is(
@@ -132,10 +132,10 @@ def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
 def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None:
     assert flips(replace(facts, test=None))[0] == "A test accuracy: without one, costs do not count."
     high = replace(facts, bar=replace(facts.bar, target=0.95))
-    assert "building clears it only up to 89.70 %" in flips(high)[0]
+    assert "building clears it only up to about 89.70 %" in flips(high)[0]
     assert facts.cost.speed is not None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
-    assert "any bar from 4 ms up, by the speed of its training" in flips(bound)[1]
+    assert "any bar from about 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
     flip = "Labelling speed of the network built: above 120 % of what is assumed the answer becomes “Build”."
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)

@@ -280,6 +280,7 @@ def test_never_while_a_study_begins_that_has_no_experiment_yet(place: Place) -> 
 def test_weights_whose_writing_was_cut_short_go(place: Place) -> None:
     half = place.store.weights("mine", "trial-0").with_name(".trial-0.safetensors.0a1b2c3d")
     half.write_bytes(b"wei")
+    half.with_name(".DS_Store").touch()
     assert place.shown() == ["mine: weights whose writing was cut short"]
     remove(place.store, find_waste(place.store))
     assert not half.exists()
