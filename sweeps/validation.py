@@ -41,11 +41,7 @@ def read_toml(path: Path, record: type[_Record], context: Mapping[str, Any] | No
     Raises:
         InvalidFileError: the file is not readable TOML, or breaks a rule.
     """
-    try:
-        text = read_text(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(printable(path), "TOML", error) from error
-    return parse_toml(path.name, text, record, context)
+    return parse_toml(path.name, _text_of(path, "TOML"), record, context)
 
 
 def parse_toml(file: str, text: str, record: type[_Record], context: Mapping[str, Any] | None = None) -> _Record:
@@ -67,9 +63,10 @@ def read_json(path: Path, record: type[_Record]) -> _Record:
     Raises:
         InvalidFileError: the file is not readable JSON, or breaks a rule.
     """
+    text = _text_of(path, "JSON")
     try:
-        return _validate(path.name, read_text(path), record, None)
-    except (OSError, ValueError) as error:
+        return _validate(path.name, text, record, None)
+    except ValueError as error:
         raise _unreadable(path.name, "JSON", error) from error
 
 
@@ -78,6 +75,15 @@ def write_json(path: Path, record: object) -> None:
     text = TypeAdapter(type(record)).dump_json(record, indent=1, by_alias=True)
     innermost = rb"[\[{]\n[^\[\]{}]*\n *[\]}]"  # line breaks of strings are escaped
     write_atomically(path, re.sub(innermost, lambda found: re.sub(rb"\n *", b"", found[0]), text) + b"\n")
+
+
+def _text_of(path: Path, form: str) -> str:
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise _unreadable(printable(path), form, error) from error
+    except ValueError as error:
+        raise _unreadable(path.name, form, error) from error
 
 
 def _unreadable(file: str, form: str, error: Exception) -> InvalidFileError:

@@ -130,6 +130,8 @@ def test_few_images_have_no_more_epochs_than_the_budget_as_the_batch_is_halved(f
     assert (narrow.width, narrow.batch_size) == (recipe.width, 16)
     assert narrow.peak_rate == pytest.approx(0.1 / 8)
     assert total_steps(budget.apply(narrow, 32, few), 32) == 2
+    two = replace(few, train_images=2)
+    assert replace(budget, max_epochs=8).narrow(replace(recipe, batch_size=3), two).batch_size == 2, "no batch has one"
 
 
 def test_budget_that_pays_for_less_than_two_steps() -> None:

@@ -168,7 +168,8 @@ def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: P
             f"{out} have URL {stub.url}, reasoning effort unset"
         )
         out.with_name("a.csv.service").unlink()
-        assert refused(ask_vendor.main, "--url", stub.url, *options).startswith("a.csv.service must be a readable JSON")
+        said = refused(ask_vendor.main, "--url", stub.url, *options)
+        assert said.startswith(f"{out}.service must be a readable JSON file, but: ")
         assert len(stub.bodies) == 20
 
 

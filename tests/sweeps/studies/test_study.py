@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import optuna
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from cifar_core.budget import Budget, for_data_set, from_reference, step_flops, to_reference
 from cifar_core.data.data_set import CIFAR10
@@ -74,6 +75,17 @@ def draw(study: optuna.Study, plan: Plan, count: int) -> list[dict[str, Any]]:
         plan.space.suggest(trial, Recipe())
         drawn.append(trial.params)
     return drawn
+
+
+def test_the_trials_of_a_study_are_checked_before_it_goes_on(storage: BaseStorage, plan: Plan) -> None:
+    seen: list[int | None] = []
+
+    def check(trials: Sequence[FrozenTrial] | None) -> None:
+        seen.append(None if trials is None else len(trials))
+
+    study = open_study(plan, storage, check=check)
+    open_study(plan, storage, check=check)
+    assert seen == [None, len(study.trials)]
 
 
 class TestSettings:
