@@ -21,7 +21,7 @@ from mlflow.pyfunc import scoring_server
 
 from cifar_core.hardware import set_up_cpu
 from experiments.reading.study import HttpSpeed
-from experiments.serving.champion import record_speed, registered
+from experiments.serving.champion import better_tested, record_speed, registered
 from experiments.serving.guard import Guard
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
@@ -29,7 +29,7 @@ from sweeps.command_line import OneLineParser, add_store, main_of, start, store_
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
-from sweeps.tracking.registry import champion_uri
+from sweeps.words import percent
 
 _READY = "Serving"
 
@@ -41,7 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
         "returns their classes and probabilities.",
         epilog="The store's studies and their champions: `make ui`.",
     )
-    parser.add_argument("--model", metavar="NAME", help="registered model to serve, where the store has several")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="registered model to serve, where the store has several; NAME/VERSION: a version that is not its champion",
+    )
     parser.add_argument("--port", type=port, default=5001, metavar="N", help=f"on {HOST} (default: %(default)s)")
     parser.add_argument(
         "--measure",
@@ -70,11 +74,18 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
     with answering(store.tracking_uri), TemporaryDirectory() as folder:  # MLflow writes a file beside the network
-        model = mlflow.pyfunc.load_model(champion_uri(version.name), dst_path=folder)
+        model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}", dst_path=folder)
         application = Guard(scoring_server.init(model), int(version.tags["side"]))
+        better = better_tested(store, version)
 
     def announce(address: str) -> None:
         print(f"Version {version.version} of {version.name}: {version.description}", flush=True)
+        if better is not None:
+            accuracy = percent(float(better.tags["test_accuracy"]), 2)
+            print(
+                f"Version {better.version}, of study {better.tags['study']}, has {accuracy} of the test images; the "
+                f"champion is chosen by validation images. To serve that one: --model {version.name}/{better.version}"
+            )
         print(f"{_READY} on {address}/invocations (Ctrl-C ends it)", flush=True)
 
     run(application, listening, announce)
@@ -82,7 +93,8 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
 
 def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
-    command = [sys.executable, __file__, *store.as_option(), "--port", "0", "--model", version.name]
+    model = f"{version.name}/{version.version}"
+    command = [sys.executable, __file__, *store.as_option(), "--port", "0", "--model", model]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

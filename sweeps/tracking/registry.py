@@ -95,13 +95,13 @@ def register(uri: str, run_id: str, model: LoggedModel, tags: Mapping[str, str])
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = _versions(client, name)
+    versions = all_versions(client, name)
     if all(version.source != model.model_uri for version in versions):
         text = _describe(tags, model.tags.get(_ONNX, ""))
         client.create_model_version(
             name, model.model_uri, run_id, dict(tags), description=text, model_id=model.model_id
         )
-        versions = _versions(client, name)
+        versions = all_versions(client, name)
     newest = {version.tags.get("study"): version for version in versions}
     newest[tags["study"]] = next(version for version in versions if version.source == model.model_uri)
     served = client.get_registered_model(name).aliases.get(CHAMPION)
@@ -143,7 +143,7 @@ def _active(client: MlflowClient, run: Run) -> Iterator[None]:
             client.set_terminated(run.info.run_id, run.info.status, run.info.end_time)
 
 
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+def all_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return all versions of a registered model, the oldest first."""
     versions = every_page(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
     return sorted(versions, key=lambda version: int(version.version))

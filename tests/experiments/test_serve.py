@@ -26,9 +26,10 @@ from experiments import serve
 from experiments.reading.study import HttpSpeed
 from experiments.reading.study_reader import HTTP_SPEED, StudyReader
 from experiments.serve import main
-from experiments.serving.champion import record_speed, registered
+from experiments.serving.champion import better_tested, record_speed, registered
 from sweeps.store import Store, StoreError
 from tests.champions import RECIPE, finish, numbers
+from tests.experiments.support import known
 from tests.sweeps.small_data import CPU
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,18 @@ def test_the_champion_goes_by_the_name_of_its_model(store: Store) -> None:
         "the champion must be chosen by --model cifar10 or --model mine (make serve ARGS='--model NAME'), but got none"
     )
     client.delete_registered_model("mine")
+
+
+@pytest.mark.usefixtures("server")
+def test_a_version_that_is_not_the_champion_can_be_served(store: Store) -> None:
+    assert better_tested(store, registered(store)) is None
+    finish(store, "longer", 0.7, data={"test_accuracy": "0.8500"})
+    champion, other = registered(store), registered(store, "cifar10/2")
+    assert (champion.tags["study"], other.tags["study"]) == ("a study", "longer"), "validation images decide"
+    assert known(better_tested(store, champion)).version == other.version
+    assert better_tested(store, other) is None
+    with pytest.raises(StoreError, match=r"^--model must name a version of cifar10 \(1, 2\), but got 'cifar10/3'$"):
+        registered(store, "cifar10/3")
 
 
 @pytest.mark.usefixtures("server")
