@@ -15,7 +15,7 @@ from sweeps.lock import acquire
 from sweeps.store import Store, StoreError
 from sweeps.tracking.locations import uri_for_mlflow
 from sweeps.tracking.mlflow_client import answering
-from sweeps.tracking.registry import all_versions
+from sweeps.tracking.registry import all_versions, newest_of_studies
 from sweeps.validation import write_json
 
 
@@ -42,14 +42,14 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
 
 
 def better_tested(store: Store, version: ModelVersion) -> ModelVersion | None:
-    """Return the newest version of another study whose network has a better test accuracy, the best of them, if any.
+    """Return the version with the best test accuracy, of the newest of each study, if it is better than this one.
 
     The alias goes by validation accuracy. That of a final network is of a shorter run of its recipe, and that of an
     adapted network its own, so the alias may be on the adapted one although the final one is better.
     """
     reader = StudyReader(store)
     with answering(store.tracking_uri):
-        newest = {each.tags.get("study"): each for each in all_versions(reader.client, version.name)}
+        newest = newest_of_studies(all_versions(reader.client, version.name))
     best = max(newest.values(), key=_test_accuracy)
     return best if _test_accuracy(best) > _test_accuracy(version) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -102,7 +102,7 @@ def register(uri: str, run_id: str, model: LoggedModel, tags: Mapping[str, str])
             name, model.model_uri, run_id, dict(tags), description=text, model_id=model.model_id
         )
         versions = all_versions(client, name)
-    newest = {version.tags.get("study"): version for version in versions}
+    newest = newest_of_studies(versions)
     newest[tags["study"]] = next(version for version in versions if version.source == model.model_uri)
     served = client.get_registered_model(name).aliases.get(CHAMPION)
     best = max(newest.values(), key=lambda each: (float(each.tags.get("val_accuracy", 0)), each.version == served))
@@ -119,6 +119,11 @@ def registered_runs(client: MlflowClient) -> frozenset[str]:
     """Return the ids of the runs whose networks are in the registry."""
     versions = every_page(lambda token: client.search_model_versions(page_token=token))
     return frozenset(version.run_id for version in versions if version.run_id is not None)
+
+
+def newest_of_studies(versions: Iterable[ModelVersion]) -> dict[str | None, ModelVersion]:
+    """Return the last of these versions of each study: an older one of the same study does not count."""
+    return {version.tags.get("study"): version for version in versions}
 
 
 def champion_uri(name: str) -> str:
