@@ -34,8 +34,8 @@ from experiments.labels.plan import BUDGET, SHARES, AdaptRun, BuildRun, LabelRun
 from experiments.labels.training import CurveContext, to_do, train_all
 from experiments.reading.label_curve import CURVE, experiment_of
 from experiments.reading.load_study import read_tables
+from experiments.reading.named_runs import recipe_of
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import recipe_of
 from sweeps.command_line import (
     FAILED,
     Interrupted,

@@ -23,8 +23,7 @@ from cifar_core.evaluation.metrics import Predictions
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import TTA_VIEWS
 from cifar_core.training import predict
-from experiments.reading.named_runs import LETTERS
-from experiments.reading.weights import network_of
+from experiments.reading.named_runs import LETTERS, network_of
 from sweeps.command_line import (
     FAILED,
     USAGE,

@@ -24,9 +24,9 @@ from cifar_core.errors import UserError
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.recipe import Recipe, RecipeError
 from cifar_core.recipes import NAMES, expand, read_recipe
+from experiments.reading.named_runs import run_named
 from experiments.reading.results import RESULTS
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import run_named
 from experiments.systems.rerun import rerun
 from experiments.systems.training import DivergedError, ReproductionContext, open_tracker, reproduce
 from sweeps.command_line import (

@@ -17,8 +17,8 @@ from cifar_core.hardware import Hardware, set_up_cpu
 from cifar_core.recipe import FIXED_SPLIT, Recipe
 from cifar_core.training import EvalSchedule, TrainState, total_steps, train
 from experiments.pages.text import listed
+from experiments.reading.named_runs import KnownRun, recipe_of
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import KnownRun, recipe_of
 from sweeps.console import SweepConsole
 from sweeps.tracking.provenance import provenance
 
@@ -86,8 +86,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
     on_cpu = tags.get("device", "cpu") == "cpu"
     set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdigit() else None)
     hardware = Hardware.detect(device)
-    name = tags.get("data", "own images")  # runs of early versions have none
-    data = DataSource.find(tags["data_sha256"], name, cifar10, console.progress).train_val()
+    data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images
         data = Splits(train=data.everything(), val=data.val.head(0))
     state = TrainState.create(recipe, data, hardware)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
-from cifar_core.budget import from_reference
 from cifar_core.data.data_set import DataSet
-from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.planning.plan import Plan
-from sweeps.planning.search_space import reference_epochs
 from sweeps.studies.storage import StudyError
 from sweeps.words import shortened
 
@@ -65,28 +60,6 @@ def check_settings(plan: Plan, stored: Mapping[str, Any]) -> None:
     changes = list(_changes(stored[_CONTENT], settings[_CONTENT])) if _CONTENT in stored else []
     if changes:
         raise StudyError(f"study {plan.study!r} was started {shortened(changes, '; ')}; {_ANOTHER_NAME}")
-
-
-def check_trials(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
-    """Check that trials have the learning rates that this version gives them; another one may give others.
-
-    Raises:
-        StudyError: they have not.
-    """
-    for trial in trials:
-        if "recipe" not in trial.user_attrs or "enqueued_recipe" in trial.user_attrs:
-            continue
-        drawn = Recipe.from_dict(trial.user_attrs["recipe"])
-        if not drawn.reset_norms:  # nothing else goes with the length
-            continue
-        base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
-        again = plan.preset.trial.narrow(plan.space.recipe(trial.params, base), plan.data_set)
-        rate = from_reference(again, drawn.epochs).peak_rate
-        if not math.isclose(rate, drawn.peak_rate, rel_tol=1e-6):
-            raise StudyError(
-                f"study {plan.study!r} was started by an earlier version, which gave trial {trial.number} the learning "
-                f"rate {drawn.peak_rate:.3g}, now {rate:.3g}; {_ANOTHER_NAME}"
-            )
 
 
 def adaptation_settings(data_set: DataSet, backbone: Backbone, preset: str, seed: int) -> dict[str, object]:

@@ -26,7 +26,7 @@ from sweeps.planning.search_space import reference_epochs
 from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store, StoreError
 from sweeps.studies.pruners import PRUNERS, model_of
-from sweeps.studies.settings import check_settings, check_trials, settings_of
+from sweeps.studies.settings import check_settings, settings_of
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
@@ -51,9 +51,9 @@ class Beginning(StrEnum):
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Beginning | None:
-        """Return the kind of first recipe that `trial` has; None if it is not the first. Older studies say `True`."""
+        """Return the kind of first recipe that `trial` has; None if it is not the first."""
         value = trial.user_attrs.get(BASELINE)
-        return None if value is None else cls.KNOWN_GOOD if value is True else cls(value)
+        return None if value is None else cls(value)
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
@@ -95,7 +95,6 @@ def open_study(
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(["validation accuracy"])  # for optuna-dashboard
     check_settings(plan, study.user_attrs)
-    check_trials(plan, study.get_trials(deepcopy=False))
     if known:
         check(study.get_trials(deepcopy=False))
     # The number of trials makes another seed, so that a resumed study does not draw the same points again.

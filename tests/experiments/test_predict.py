@@ -226,12 +226,6 @@ def test_as_many_classes_as_asked_for(place: Place, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("twins", r"RUN must be one run, but 'twins' may be (?=.*%(trial-0)s)(?=.*%(trial-1)s).*\(twins in a study\)"),
-        (
-            "nope",
-            "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY \\(such as quick-full/trial-3\\), a "
-            "run's name, or champion, but no run is 'nope'",
-        ),
         ("a study/final-1-1", ".*, but no run is 'a study/final-1-1'; did you mean 'a study/final-1-0'\\?"),
         (
             "trial-0",

@@ -169,16 +169,8 @@ class TestArgumentsThatCannotBe:
         said = refused(f"--{option}", "nope").replace("'", "")  # newer versions of Python leave out the quotes
         assert said == f"argument --{option}: invalid choice: nope (choose from {names})"
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("ful", "unknown space 'ful': did you mean 'full'?"),
-            ("x", "unknown space 'x': the spaces are fast, full, systems; a file's name ends in .toml"),
-            ("no.toml", "a space file must be readable text, but no.toml gave: No such file or directory"),
-        ],
-    )
-    def test_a_space_that_does_not_exist(self, refused: Refused, name: str, message: str) -> None:
-        assert refused("--space", name) == message
+    def test_a_space_that_does_not_exist(self, refused: Refused) -> None:
+        assert refused("--space", "ful") == "unknown space 'ful': did you mean 'full'?"
 
     def test_a_space_that_breaks_rules(self, refused: Refused, tmp_path: Path) -> None:
         space = tmp_path / "mine.toml"

@@ -79,6 +79,7 @@ def test_optuna_spends_the_compute_on_trials_of_one_length(monkeypatch: pytest.M
     assert len({state.recipe.seed for state in trained}) == 5
 
 
+@pytest.mark.slow
 def test_our_study_ends_with_the_champion_and_a_long_run_without_the_test_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,11 +91,3 @@ def test_a_search_that_is_given_twice_runs_once(tmp_path: Path, monkeypatch: pyt
     given = ["--only", "TPE", "random", "TPE", "--seeds", "1", "--device", "cpu", "--results", str(tmp_path / "a.json")]
     assert main(given) == 0
     assert asked.call_args.args[1] == [("TPE", 0), ("random", 0)]
-
-
-def test_an_unknown_search_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--only", "ours", "grid"])
-    assert ended.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("searches: error: argument --only: invalid choice: 'grid'")

@@ -15,6 +15,7 @@ from experiments.benchmarks.usual import Pictures
 from tests.sweeps.small_data import CPU, small_splits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("networks", [(SMALL,), (RESNET,)])
 def test_the_best_pass_within_the_time_is_the_answer(networks: tuple[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "real_data", lambda: small_splits(8, 20))

@@ -34,13 +34,6 @@ def test_wrong_arguments_get_one_line(arguments: list[str], message: str, capsys
     assert message in line
 
 
-def test_absent_device_gets_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert main(["--device", "cuda"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("benchmarks: error: device 'cuda' is not on this machine; it has cpu")
-
-
 def test_figures_are_written_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [Line("trainer: a rule"), Line("  five_conv 1.01", "five_conv", {"over_bare_loop": 1.01})]
     monkeypatch.setattr(command, "BENCHMARKS", {"trainer": lambda hardware: iter(lines)})

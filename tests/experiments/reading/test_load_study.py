@@ -17,11 +17,10 @@ from experiments import export_test, label_curve
 from experiments.decision.facts import Facts
 from experiments.reading import run_table
 from experiments.reading.load_study import count_test_set_evaluations, read_study, read_tables
-from experiments.reading.named_runs import runs_named
+from experiments.reading.named_runs import recipe_of, runs_named
 from experiments.reading.runs import from_mlflow
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import recipe_of
 from experiments.sections.selection import candidates_of
 from sweeps.store import Store, StoreError
 from tests.conftest import Refused

@@ -7,9 +7,8 @@ import uuid
 import pytest
 
 from cifar_core.errors import UserError
-from experiments.reading.named_runs import runs_named
+from experiments.reading.named_runs import run_named, runs_named
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import run_named
 from tests.experiments.fake_store import Fake, Trial
 
 IDS = ("abcd1111", "abcd2222", "ef013333", "0abc4444", "0abc5555")

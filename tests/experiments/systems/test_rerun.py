@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
-import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +19,8 @@ from cifar_core.hardware import Hardware
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, train
 from experiments import reproduce
+from experiments.reading.named_runs import run_named
 from experiments.reading.study_reader import StudyReader
-from experiments.reading.weights import run_named
 from experiments.systems.rerun import Rerun, rerun
 from sweeps.console import SweepConsole
 from sweeps.store import Store, StoreError
@@ -127,14 +125,6 @@ def test_it_says_by_how_much_it_differs_and_what_was_different(place: Place, tmp
     assert conditions == f"what was different: cpu another, now {CPU.describe()}"
 
 
-def test_a_run_of_a_version_that_did_not_name_the_data(place: Place, tmp_path: Path) -> None:
-    shutil.copytree(place.store.root, tmp_path / "store")
-    old = Place(Store.locate(tmp_path / "store"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
-        assert database.execute("DELETE FROM tags WHERE key = 'data'").rowcount > 0
-    assert old.rerun("demo/trial-1").identical
-
-
 @pytest.mark.parametrize(("on_cpu", "said"), [(True, []), (False, ["a GPU need not repeat bits"])])
 def test_a_gpu_need_not_repeat_bits(on_cpu: bool, said: list[str]) -> None:
     found = Rerun(8, 1e-6, 3, val_accuracy=None, same_weights=None, conditions=(), on_cpu=on_cpu)
@@ -184,7 +174,3 @@ def test_the_command_line(place: Place, refused: Refused) -> None:
     store = ("--store", str(place.store.root), "--device", "cpu")
     said = refused(reproduce.main, *store, "run:demo/trial-0", "three_conv")
     assert said == ("run:RUN must stand alone, without --epochs and --seeds, but got run:demo/trial-0 three_conv")
-    said = refused(reproduce.main, *store, "run:demo/trial-9")
-    assert said.startswith(
-        "RUN must be a run's id, at least 4 of its first letters, STUDY/KEY (such as quick-full/trial-3), "
-    )

@@ -11,10 +11,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_core.budget import Budget, for_data_set, from_reference, step_flops, to_reference
+from cifar_core.budget import Budget, for_data_set, from_reference, to_reference
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.recipe import Recipe
 from sweeps.planning.limits import Limits
@@ -45,16 +45,9 @@ names = (f"study {number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests; each has a study of its own in it."""
-    store = Store.locate(tmp_path_factory.mktemp("store"))
-    store.create()
-    return store.storage_url
-
-
-@pytest.fixture(scope="module")
-def storage(url: str) -> BaseStorage:
-    return open_storage(url)
+def storage() -> BaseStorage:
+    """One storage for all tests; each has a study of its own in it."""
+    return InMemoryStorage()
 
 
 @pytest.fixture
@@ -89,7 +82,6 @@ def test_the_trials_of_a_study_are_checked_before_it_goes_on(storage: BaseStorag
 
 
 class TestSettings:
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "was", "got"),
         [
@@ -122,31 +114,6 @@ class TestSettings:
             f"study {own.study!r} was started with the data flowers (abababababab), but got flowers (cdcdcdcdcdcd), "
             "which has other pictures, labels or splits; give it another name with --study"
         )
-
-    def test_a_study_whose_rates_did_not_go_with_the_length(self, storage: BaseStorage, plan: Plan) -> None:
-        study = open_study(plan, storage)
-        trial = ask(study, plan)
-        recipe = plan.space.suggest(trial, Recipe())
-        assert recipe.reset_norms
-        scaled = from_reference(replace(recipe, epochs=reference_epochs(plan.data_set.train_images)), 0.5)
-        trial.set_user_attr("recipe", scaled.to_dict())
-        open_study(plan, storage)
-        trial.set_user_attr("recipe", replace(recipe, epochs=0.5).to_dict())
-        with pytest.raises(StudyError, match="started by an earlier version, which gave trial 0 the learning rate 0"):
-            open_study(plan, storage)
-
-    def test_a_trial_whose_batch_was_narrowed_resumes(self, storage: BaseStorage, plan: Plan) -> None:
-        base = Recipe(epochs=reference_epochs(plan.data_set.train_images))
-        recipe = plan.space.recipe(START, base)
-        budget = Budget(flops=1.5 * step_flops(replace(recipe, width=recipe.width / 8), CIFAR10), max_epochs=10)
-        narrow = budget.narrow(recipe, plan.data_set)
-        assert recipe.reset_norms
-        assert narrow.batch_size < recipe.batch_size
-        small = replace(plan, preset=replace(plan.preset, trial=budget))
-        trial = ask(open_study(small, storage), small)
-        assert small.space.suggest(trial, base) == recipe
-        trial.set_user_attr("recipe", from_reference(narrow, 0.5).to_dict())
-        assert open_study(small, storage).trials
 
     def test_recipes_for_very_few_images(self, storage: BaseStorage, plan: Plan) -> None:
         few = replace(plan, data_set=replace(CIFAR10, name="few", sha256="ab" * 32, train_images=20))
@@ -196,7 +163,6 @@ class TestSettings:
         with pytest.raises(StudyError, match="was started with seed 0, but got seed 1"):
             open_study(replace(cut, seed=1), storage)
 
-    @pytest.mark.slow
     def test_what_does_not_make_trials_incomparable_may_change(self, storage: BaseStorage, plan: Plan) -> None:
         first = open_study(plan, storage)
         other = replace(plan, trials=99, sampler="tpe", pruner="none", workers=2, threads=4, confirm=False)
@@ -237,14 +203,8 @@ class TestBeginning:
         ask(again, unknown)
         assert [Beginning.of(trial) for trial in again.trials][:2] == [Beginning.FIRST, None]
 
-    def test_a_study_of_before_has_a_known_good_one(self, storage: BaseStorage, plan: Plan) -> None:
-        study = optuna.create_study(study_name=plan.study, storage=storage, direction="maximize")
-        study.enqueue_trial({}, user_attrs={BASELINE: True})
-        assert [Beginning.of(trial) for trial in study.trials] == [Beginning.KNOWN_GOOD]
-
 
 class TestQueue:
-    @pytest.mark.slow
     @pytest.mark.parametrize("resumed", [False, True])
     def test_a_study_begins_with_the_known_good_points_once(
         self, storage: BaseStorage, plan: Plan, resumed: bool
@@ -326,7 +286,6 @@ class TestQueue:
         study = open_study(replace(plan, starts=False), storage, [Recipe(cutout=cut) for cut in (2, 4, 6)])
         assert list(left_out(study, trials)) == lines
 
-    @pytest.mark.slow
     def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_started_trials(
         self, storage: BaseStorage, plan: Plan
     ) -> None:
@@ -334,7 +293,6 @@ class TestQueue:
         recipes = [Recipe(cutout=4), Recipe(cutout=8)]
         assert draw(open_study(plan, storage, recipes), plan, 2) == [plan.space.nearest(recipe) for recipe in recipes]
 
-    @pytest.mark.slow
     def test_the_same_command_again_does_not_enqueue_a_recipe_again(self, storage: BaseStorage, plan: Plan) -> None:
         recipes = [Recipe(cutout=4), Recipe(cutout=4)]  # twice on purpose: that is what was asked
         draw(open_study(plan, storage, recipes), plan, 1)
@@ -352,7 +310,6 @@ class TestQueue:
 
 
 class TestSamplers:
-    @pytest.mark.slow
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_the_seed_decides_what_is_drawn_and_a_resumed_study_draws_other_points(
         self, storage: BaseStorage, plan: Plan, sampler: str
@@ -378,14 +335,16 @@ def test_trials_that_were_never_trained_do_not_count_as_trials_since_the_best() 
 
 
 @pytest.mark.slow
-def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(url: str, plan: Plan) -> None:
-    left = open_study(plan, open_storage(url)).ask()
+def test_a_trial_that_a_process_left_is_the_same_trial_in_the_next(tmp_path: Path, plan: Plan) -> None:
+    store = Store.locate(tmp_path / "store")
+    store.create()
+    left = open_study(plan, open_storage(store.storage_url)).ask()
     left.report(0.5, 1)
-    storage = open_storage(url)
+    storage = open_storage(store.storage_url)
     [trial] = unfinished_trials(open_study(plan, storage), storage)
     assert trial.number == left.number
     trial.set_user_attr("reason", "resumed")
-    [stored] = load_study(Store.locate(Path(url.removeprefix("sqlite:///")).parent), plan.study).get_trials()[:1]
+    [stored] = load_study(store, plan.study).get_trials()[:1]
     assert stored.user_attrs == {BASELINE: Beginning.KNOWN_GOOD, "reason": "resumed"}
     assert stored.intermediate_values == {1: 0.5}
 
