@@ -16,7 +16,7 @@ from cifar_core.training import predict
 
 BATCHES = (1, 256)  # images
 LEAST_TIMED = 59  # answers, for a time within which 95 % come: of 58, even the slowest may be too fast (0.95^58 > 5 %)
-_ROUNDS = 3  # of which the quietest counts, as other work on the machine only adds
+_ROUNDS = 3  # of which the one with the least mean counts, as other work on the machine only adds
 _SECONDS = 1.0  # of a round of one batch size
 _MOST = 200  # repeats of a round
 _LONGEST = 10  # times the seconds of a round, after which fewer than `LEAST_TIMED` will do
@@ -37,8 +37,8 @@ def time_serving(model: nn.Module, split: Split, hardware: Hardware, normalisati
     """Time the prediction of the first images of `split`, in batches of the sizes in `BATCHES`.
 
     The images of a smaller split are repeated. Of three rounds of a second each (up to ten where single images are
-    slow) the one with the least 95th percentile counts; other work on the machine that lasts through all of them is
-    not excluded.
+    slow) the one with the least mean counts: unlike a percentile, it has a few long hiccups in it. Other work on the
+    machine that lasts through all of them is not excluded.
     """
     batches = (split.part(torch.arange(images) % len(split)) for images in BATCHES)
     return tuple(_time(model, batch, hardware, normalisation) for batch in batches)
@@ -52,7 +52,7 @@ def p95(seconds: Sequence[float]) -> float:
 def _time(model: nn.Module, batch: Split, hardware: Hardware, normalisation: str) -> Timing:
     predict(model, batch, hardware, normalisation)  # the first call sets up kernels
     rounds = (_round(model, batch, hardware, normalisation) for _ in range(_ROUNDS))
-    taken = min(rounds, key=p95)
+    taken = min(rounds, key=statistics.fmean)
     return Timing(len(batch), statistics.median(taken), p95(taken), len(taken), statistics.fmean(taken))
 
 

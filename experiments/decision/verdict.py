@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from experiments.decision import commands
 from experiments.decision.costs import DAYS_A_MONTH, Option, adapt, adapt_measured, build, buy
 from experiments.decision.facts import Facts
-from experiments.decision.machines import Cost, adapting_cost, answer_seconds
+from experiments.decision.machines import Cost, Speed, adapting_cost, answer_seconds
 from experiments.pages.text import (
     beside_bar,
     count_months,
+    duration,
     estimate_sources,
     fine_percent,
     listed,
@@ -243,9 +244,6 @@ def published_accuracy(figure: Accuracy) -> Estimate:
 
 def _building(facts: Facts) -> Way:
     option = build(facts.cost, facts.scenario)
-    seconds = None
-    if facts.cost.speed is not None and not facts.cost.speed.bounded:
-        seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
     study = commands.run_study(facts.study)
     if facts.test is None:
         accuracy, timed = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study), study
@@ -253,7 +251,7 @@ def _building(facts: Facts) -> Way:
         text = f"has {fine_percent(facts.test.mean)} ({span(facts.test)})"
         accuracy = _against_bar(facts, facts.test, text, commands.run_longer_study(facts.study))
         timed = commands.run_study(facts.study, study=f"{facts.study.name}-again")
-    checks = [accuracy, *_in_time(facts, facts.cost, seconds, timed)]
+    checks = [accuracy, *_in_time(facts, facts.cost, timed)]
     if option.unpriced:
         command = commands.set_price(facts.study) if facts.cost.machine is None else study
         checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", command))
@@ -261,28 +259,50 @@ def _building(facts: Facts) -> Way:
         option=option,
         accuracy=facts.test,
         measured=facts.test is not None,
-        seconds=seconds,
+        seconds=_seconds(facts, facts.cost),
         checks=tuple(checks),
         sources=estimate_sources(facts.test) if facts.test is not None else run_sources(facts.run_id),
         cost=facts.cost,
     )
 
 
-def _in_time(facts: Facts, cost: Cost, seconds: float | None, command: str) -> Iterator[Check]:
+def _seconds(facts: Facts, cost: Cost) -> float | None:
+    """The time within which 95 % of the answers come, of a network that one serves oneself; None if unknown."""
+    if cost.speed is None or cost.speed.bounded:
+        return None
+    return answer_seconds(cost, facts.scenario.images_per_month)
+
+
+def _in_time(facts: Facts, cost: Cost, command: str) -> Iterator[Check]:
     """The check against the latency bar, if there is one, of a network that one serves oneself at that cost."""
     bar = facts.scenario.latency_bar_ms
     if bar is None:
         return
     if cost.speed is None:
         yield Check("latency", Standing.UNKNOWN, "has a latency that was not measured", command)
-    elif seconds is None:
+        return
+    seconds = answer_seconds(cost, facts.scenario.images_per_month)
+    if seconds is None:
+        yield _without_wait(bar, cost.speed, command)
+    elif cost.speed.bounded:
         # Training bounds the speed; a bound over the bar says nothing.
-        bound = answer_seconds(cost, facts.scenario.images_per_month)
-        kept = bound * 1000 <= bar
-        text = _beside_bar(bar, bound, "by the speed of its training")
+        kept = seconds * 1000 <= bar
+        text = _beside_bar(bar, seconds, "by the speed of its training")
         yield Check("latency", Standing.CLEARS if kept else Standing.UNKNOWN, text, command)
     else:
         yield _against_latency(bar, seconds)
+
+
+def _without_wait(bar: float, speed: Speed, command: str) -> Check:
+    """Against the latency bar where the wait is unknown: an answer that takes too long misses it without one."""
+    if speed.worst * 1000 > bar:
+        text = _beside_bar(bar, speed.worst, "in 95 % of cases, without the wait for earlier images")
+        return Check("latency", Standing.MISSES, text)
+    assert speed.uneven is not None
+    median, mean = (duration(s) for s in (speed.uneven.seconds, speed.uneven.mean_seconds))
+    text = f"took unequally long when it was timed ({median} in the middle, {mean} on average), so how long its "
+    text += f"answers wait is unknown; the bar is {short_duration(bar)}"
+    return Check("latency", Standing.UNKNOWN, text, command)
 
 
 def _against_latency(bar: float, seconds: float) -> Check:
@@ -303,10 +323,9 @@ def _adapted(facts: Facts) -> Iterator[Way]:
         return
     cost = adapting_cost(facts.cost, adapted, facts.published)
     option = adapt_measured(adapted.title, cost, facts.scenario)
-    seconds = answer_seconds(cost, facts.scenario.images_per_month) if cost.speed is not None else None
     text = f"has {fine_percent(adapted.test.mean)} ({span(adapted.test)})"
     # To adapt it again would give the same network.
-    checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, seconds, command="")]
+    checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, command="")]
     if option.unpriced:
         priced = commands.set_price(facts.study) if cost.machine is None and adapted.device == facts.cost.device else ""
         checks.append(Check("price", Standing.UNKNOWN, f"has no price: {option.unpriced}", priced))
@@ -314,7 +333,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
         option=option,
         accuracy=adapted.test,
         measured=True,
-        seconds=seconds,
+        seconds=_seconds(facts, cost),
         checks=tuple(checks),
         sources=run_sources(adapted.run_id),
         cost=cost,

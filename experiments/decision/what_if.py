@@ -135,6 +135,7 @@ def _prices(facts: Facts, way: Way) -> str:
 def _latency(way: Way) -> dict[str, Any]:
     """The time of an answer in seconds, None where it is unknown; a network of ours waits for earlier images too."""
     if way.cost is None or (speed := way.cost.speed) is None:
-        return {"seconds": way.seconds, "bounded": False, "queue": None}
+        return {"seconds": way.seconds, "bounded": False, "uneven": False, "queue": None}
     queue = {"mean": speed.latency, "capacity": capacity(way.cost)}
-    return {"seconds": speed.worst, "bounded": speed.bounded, "queue": queue}
+    uneven = speed.uneven is not None
+    return {"seconds": speed.worst, "bounded": speed.bounded, "uneven": uneven, "queue": queue}

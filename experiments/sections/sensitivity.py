@@ -139,11 +139,15 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
     bar, speed = facts.scenario.latency_bar_ms, facts.cost.speed
     if bar is None or speed is None:
         return []
+    text, sources = f"Latency bar: {short_duration(bar)}; ", (*run_sources(*speed.runs), "source/scenario")
+    seconds = answer_seconds(facts.cost, facts.scenario.images_per_month)
+    if seconds is None:
+        text += "which bars building would keep is unknown, as its answers took too unequally long when timed."
+        return [CitedText(text, sources)]
     which = "by the speed of its training" if speed.bounded else "within which 95 % of its answers come"
-    ms = 1000 * answer_seconds(facts.cost, facts.scenario.images_per_month)
-    least = beside_bar(ms, lambda shown: shown <= bar)
-    text = f"Latency bar: {short_duration(bar)}; building would keep any bar from about {short_duration(least)} up, "
-    return [CitedText(f"{text}{which}.", (*run_sources(*speed.runs), "source/scenario"))]
+    least = beside_bar(1000 * seconds, lambda shown: shown <= bar)
+    text += f"building would keep any bar from about {short_duration(least)} up, {which}."
+    return [CitedText(text, sources)]
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:

@@ -202,6 +202,11 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         fast = f", taken to be as fast as the {cost.processor} of the study" if cost.processor else ""
         text = f"Building counts {counted(count, 'machine')} ({cost.machine.name}) and no spare{fast}."
         yield CitedText(text, facts.cost_sources)
+    for way in verdict.ways:
+        if way is not verdict.contender and way.cost and way.cost.speed and way.cost.speed.uneven:
+            for check in way.unknown:
+                if check.bar == "latency":
+                    yield CitedText(f"{capital(way.title)} {check.reason}.", run_sources(*way.cost.speed.runs))
     if facts.is_cifar10:
         yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")
     if facts.test is not None and len(facts.test.run_ids) == 1:

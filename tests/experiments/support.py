@@ -48,6 +48,9 @@ ADAPTED = Adapted(
     is_tuned=False,
 )
 
+# Of a network that a busy machine timed: at least two answers took more than a second.
+HICCUPS = Timing(images=1, seconds=0.0518, slow_seconds=0.1348, repeats=59, mean_seconds=0.1302)
+
 
 def known(value: T | None) -> T:
     """`value`, which must not be None."""

@@ -54,7 +54,7 @@ function standings(way, values, loadLimit) {
     found.accuracy = low >= values.accuracy_bar ? "clears" : high < values.accuracy_bar ? "misses" : "unknown";
   }
   if (way.latency) {
-    const { seconds, bounded, queue } = way.latency;
+    const { seconds, bounded, uneven, queue } = way.latency;
     found.latency = "unknown";
     if (seconds !== null) {
       let wait = 0;
@@ -63,8 +63,9 @@ function standings(way, values, loadLimit) {
         const load = values.images_per_month / (queue.capacity * copies);
         wait = queue.mean * longestWait(load);
       }
-      const kept = 1000 * (seconds + wait) <= values.latency_bar_ms;
-      found.latency = kept ? "clears" : bounded ? "unknown" : "misses";
+      const kept = (time) => 1000 * time <= values.latency_bar_ms;
+      if (uneven && wait > 0) found.latency = kept(seconds) ? "unknown" : "misses"; // as `_without_wait`
+      else found.latency = kept(seconds + wait) ? "clears" : bounded ? "unknown" : "misses";
     }
   }
   if (way.ends !== null) found.horizon = way.ends >= 12 * values.horizon_years ? "clears" : "misses";

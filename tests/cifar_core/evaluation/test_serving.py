@@ -44,6 +44,22 @@ def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) ->
     assert 59 <= single.repeats <= 200
 
 
+def test_a_hiccup_that_the_95th_percentile_does_not_show_makes_a_round_less_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, calls = 0.0, 0
+
+    def predict(*_: object) -> None:
+        nonlocal now, calls
+        calls += 1
+        now += 2.0 if calls == 30 else 0.01 if calls <= 60 else 0.011  # the first round ends with call 60
+
+    monkeypatch.setattr(serving, "predict", predict)
+    monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
+    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
+    assert (single.slow_seconds, single.mean_seconds) == pytest.approx((0.011, 0.011))
+
+
 def test_slow_networks_are_timed_often_enough_for_a_percentile(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cifar_core.evaluation.serving import Timing, p95
 from experiments.decision.costs import build
 from experiments.decision.facts import Facts
 from experiments.decision.machines import (
@@ -24,7 +25,7 @@ from experiments.decision.machines import (
 from experiments.reading.published import Price, load_published
 from experiments.reading.scenario import load_scenario
 from sweeps.validation import InvalidFileError
-from tests.experiments.support import ADAPTED, gathered, known, with_artifacts
+from tests.experiments.support import ADAPTED, HICCUPS, gathered, known, with_artifacts
 
 PUBLISHED = load_published()
 SCENARIO = load_scenario(PUBLISHED)
@@ -135,7 +136,7 @@ def test_machines_are_busy_for_no_more_than_the_limit() -> None:
 @given(st.floats(1, 1e12))
 def test_the_load_of_a_machine_adds_its_wait_to_an_answer(images: float) -> None:
     # At the limit of 60 %, 95 % of the images wait for at most 2.83 answers.
-    seconds = answer_seconds(COST, images)
+    seconds = known(answer_seconds(COST, images))
     assert 0.02 <= seconds <= 0.02 + 2.83 * 0.01
     one, two = (answer_seconds(replace(COST, run_units=threads), images) for threads in (2, 4))
     assert one == pytest.approx(two), "two machines answer as one"
@@ -154,7 +155,45 @@ def test_95_percent_of_the_answers_of_a_simulated_queue_come_in_time(
     answers = balance - np.minimum.accumulate(balance) + taken
     speed = Speed(1.0, float(np.quantile(taken, 0.95)), 256, 2000.0, bounded=False, runs=("r",))
     cost = replace(COST, speed=speed)
-    assert least <= (answers <= answer_seconds(cost, load * capacity(cost)) + 1e-9).mean() <= most
+    assert least <= (answers <= known(answer_seconds(cost, load * capacity(cost))) + 1e-9).mean() <= most
+
+
+def timed(times: np.ndarray) -> Speed:
+    """The speed of a network of which single images took so long."""
+    taken = [float(seconds) for seconds in times]
+    single = Timing(1, float(np.median(times)), p95(taken), len(taken), float(times.mean()))
+    return known(adapting_cost(COST, replace(ADAPTED, serving=(single, ADAPTED.serving[-1])), PUBLISHED).speed)
+
+
+@pytest.mark.parametrize("count", [59, 200])
+def test_times_are_uneven_where_an_equal_time_says_nothing_of_the_wait(count: int) -> None:
+    generator = np.random.default_rng(0)
+
+    def drawn(spread: float) -> np.ndarray:
+        deviation = np.sqrt(np.log1p(spread**2))
+        return generator.lognormal(-(deviation**2) / 2, deviation, count)
+
+    assert not any(timed(drawn(spread)).uneven for spread in (0.0, 0.1, 0.3) for _ in range(50))
+    assert sum(timed(drawn(0.6)).uneven is not None for _ in range(100)) <= 10
+    assert sum(timed(drawn(1.5)).uneven is not None for _ in range(100)) >= 90
+    hiccup = drawn(0.1)
+    hiccup[0] += 0.2 * count
+    assert timed(hiccup).uneven
+
+
+def test_one_uneven_run_of_several_makes_the_speed_uneven(demo: Facts) -> None:
+    single, large = ADAPTED.serving
+    for first, second in ((single, HICCUPS), (HICCUPS, single)):
+        both = with_artifacts(demo, serving={"r1": (first, large), "r2": (second, large)})
+        assert known(gathered(both.study, PUBLISHED, SCENARIO).cost.speed).uneven == HICCUPS
+
+
+def test_the_time_of_an_answer_is_unknown_where_images_wait_and_were_timed_unevenly() -> None:
+    uneven = replace(COST, speed=replace(known(COST.speed), uneven=HICCUPS))
+    waiting = 0.051 * capacity(COST)  # more than 5 % of them do
+    assert answer_seconds(uneven, waiting) is None
+    assert answer_seconds(COST, waiting) is not None
+    assert answer_seconds(uneven, 0.049 * capacity(COST)) == 0.02
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from experiments.decision.verdict import CLOSE, Check, Standing, Way, judge, ver
 from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
 from tests.experiments.decision.test_machines import PUBLISHED
-from tests.experiments.support import ADAPTED, known, with_cost, with_scenario, with_study, with_test
+from tests.experiments.support import ADAPTED, HICCUPS, known, with_cost, with_scenario, with_study, with_test
 
 PRICES = {price.key: price for price in PUBLISHED.prices}
 ACCURACIES = {accuracy.key: accuracy for accuracy in PUBLISHED.accuracies}
@@ -289,6 +289,34 @@ def test_a_busy_machine_does_not_keep_a_tight_bar(demo: Facts) -> None:
     tight = under(demo, vendor(), latency_bar_ms=16)
     assert ways_of(tight)[0].clears
     assert [check.bar for check in ways_of(with_scenario(tight, images_per_month=full))[0].misses] == ["latency"]
+
+
+def test_uneven_times_leave_the_latency_unknown_where_images_wait(demo: Facts) -> None:
+    speed = replace(known(demo.cost.speed), latency=0.1302, p95=0.1348, uneven=HICCUPS)
+    busy = with_scenario(with_cost(under(demo, vendor()), speed=speed), images_per_month=12_000_000)
+    way = ways_of(busy)[0]
+    (check,) = way.unknown
+    assert check.reason == (
+        "took unequally long when it was timed (51.8 ms in the middle, 130 ms on average), so how long its answers "
+        "wait is unknown; the bar is 1 s"
+    )
+    assert check.command
+    assert way.seconds is None
+    late = ways_of(with_scenario(busy, latency_bar_ms=134))[0]
+    assert late.seconds is None
+    assert [check.reason for check in late.misses] == [
+        "answers within 135 ms in 95 % of cases, without the wait for earlier images; the bar is 134 ms"
+    ]
+    alone = ways_of(with_scenario(busy, images_per_month=1000))[0]
+    assert alone.clears
+    assert alone.seconds == 0.1348
+
+
+def test_an_adapted_network_that_was_timed_unevenly_is_not_known_to_be_in_time(demo: Facts) -> None:
+    adapted = replace(ADAPTED, serving=(HICCUPS, ADAPTED.serving[-1]))
+    facts = with_study(with_scenario(demo, images_per_month=12_000_000), adapted=adapted)
+    way = ways_of(facts)[1]
+    assert (way.doubts, way.seconds) == ("latency unknown", None)
 
 
 standings = st.sampled_from(list(Standing))

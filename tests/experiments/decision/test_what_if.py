@@ -20,7 +20,7 @@ from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.decision.test_verdict import score
-from tests.experiments.support import ADAPTED, known
+from tests.experiments.support import ADAPTED, HICCUPS, known
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,10 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
         data_stays_in_house=maybe(True, False, odds=0.1), maintenance_hours_per_year=chance.choice([0.0, 12.0, 100.0]),
         labels_at_hand=maybe(chance.choice([0.0, 40_000.0]), odds=0.3),
     )  # fmt: skip
-    speed = replace(known(facts.cost.speed), latency=chance.choice([0.0005, 0.004, 0.4]), p95=maybe(0.6, odds=0.2))
+    speed = replace(
+        known(facts.cost.speed), latency=chance.choice([0.0005, 0.004, 0.4]), p95=maybe(0.6, odds=0.2),
+        uneven=maybe(HICCUPS, odds=0.3),
+    )  # fmt: skip
     cost = replace(
         facts.cost, speed=maybe(replace(speed, bounded=maybe(True, False, 0.2)), odds=0.9),
         machine=maybe(facts.cost.machine, odds=0.9), run_units=chance.choice([1, 1, 6]),
@@ -73,7 +76,9 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
     test = maybe(Estimate(low + 0.01, low, low + 0.02, ("r" * 32,), 10_000), odds=0.9)
     scores: dict[str, VendorScore] = {"vendor_1": score(chance.randint(3000, 9900))} if chance.random() < 0.4 else {}
     serving = maybe(
-        (Timing(1, 0.004, chance.choice([0.006, 0.4]), 200, 0.004), Timing(256, 0.5, 0.6, 10, 0.5)), (), odds=0.8
+        (Timing(1, 0.004, chance.choice([0.006, 0.4]), 200, chance.choice([0.004, 0.01])), ADAPTED.serving[1]),
+        (),
+        odds=0.8,
     )
     network = replace(
         ADAPTED, test=mean_accuracy([chance.uniform(0.3, 0.99)], ("a" * 32,), 10_000), serving=serving,

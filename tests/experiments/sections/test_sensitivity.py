@@ -14,7 +14,7 @@ from experiments.decision.verdict import verdict_of, ways_of
 from experiments.pages.blocks import Bullets, Missing
 from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import figures, known, with_cost, with_scenario
+from tests.experiments.support import HICCUPS, figures, known, with_cost, with_scenario
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,8 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     bound = with_cost(facts, speed=replace(facts.cost.speed, bounded=True, p95=None))
     assert "any bar from about 4 ms up, by the speed of its training" in flips(bound)[1]
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
+    uneven = with_cost(facts, speed=replace(facts.cost.speed, latency=0.1, uneven=HICCUPS))
+    assert "which bars building would keep is unknown" in flips(with_scenario(uneven, images_per_month=12_000_000))[1]
     flip = "Labelling speed of the network built: above 120 % of what is assumed the answer becomes “Build”."
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)

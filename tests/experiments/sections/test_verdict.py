@@ -14,7 +14,7 @@ from experiments.report import references_of
 from experiments.sections import verdict
 from experiments.sections.money import cost_curves
 from tests.experiments.decision.test_verdict import ACCURACIES, score, under, vendor
-from tests.experiments.support import known, with_cost, with_scenario, with_study, with_test
+from tests.experiments.support import ADAPTED, HICCUPS, known, with_cost, with_scenario, with_study, with_test
 
 
 def lead(facts: Facts) -> Lead:
@@ -132,6 +132,21 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
     shipped = {v.name: v for v in demo.scenario.vendors}
     lasting = with_scenario(demo, horizon_years=1, vendors=(shipped["Azure Custom Vision"],), downloads=())
     assert "Azure Custom Vision (2023)" in notes(replace(lasting, test=None))
+
+
+def test_a_network_that_was_timed_unevenly_is_noted_with_the_reason_and_shown_without_a_time(demo: Facts) -> None:
+    adapted = replace(ADAPTED, serving=(HICCUPS, ADAPTED.serving[1]))
+    facts = with_scenario(with_study(demo, adapted=adapted), images_per_month=12_000_000)
+    words = "took unequally long when it was timed (51.8 ms in the middle, 130 ms on average), so "
+    [table] = [block for block in verdict.section(facts).blocks if isinstance(block, Table)]
+    [shown] = [row for row in table.rows if row.cells[0].text.startswith("efficientnet_lite0")]
+    column = table.titles.index("Answer (95 %)")
+    assert (words in notes(facts), shown.cells[column].text) == (True, "unknown")
+    assert words not in notes(with_scenario(facts, images_per_month=1000))
+    dropped = (vendor(accuracy=ACCURACIES["pixtral-large"]),)
+    alone = with_scenario(with_test(facts, 0.5), vendors=dropped, downloads=())
+    assert words in lead(alone).because.text
+    assert words not in notes(alone)
 
 
 def test_runs_that_diverged_are_noted(demo: Facts) -> None:
