@@ -15,7 +15,7 @@ import numpy.typing as npt
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 from scipy import stats
@@ -272,17 +272,36 @@ def _among(column: pd.Series, allowed: Sequence[Any]) -> Any:  # type: ignore[ty
 
 
 def _trial(row: Mapping[Hashable, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    params = {name: row[name] for name in space if not pd.isna(row[name])}
-    return create_trial(params=params, distributions={name: space[name] for name in params}, value=row["accuracy"])
+    has = {name: drawn for name, drawn in space.items() if not pd.isna(row[name])}
+    params = {name: int(row[name]) if isinstance(drawn, IntDistribution) else row[name] for name, drawn in has.items()}
+    return create_trial(params=params, distributions=has, value=row["accuracy"])
 
 
 def _distribution(
     column: pd.Series,  # type: ignore[type-arg, unused-ignore]
     parameters: Mapping[str, Parameter],
 ) -> BaseDistribution:
-    if column.dtype == np.float64:
-        return FloatDistribution(float(column.min()), float(column.max()), log=_is_log(column, parameters))
-    return CategoricalDistribution(sorted(set(column)))
+    """The distribution that the search drew a column of `varied` from.
+
+    Where it does not hold all values, it is of another version of the search space: the values then make one.
+    """
+    parameter = parameters.get(str(column.name))
+    drawn = None if parameter is None else parameter.distribution
+    values, numeric = set(column), column.dtype == np.float64
+    if isinstance(drawn, CategoricalDistribution) or not numeric:
+        choices = _typed(pd.Series(getattr(drawn, "choices", ())).astype(str)).tolist()
+        return CategoricalDistribution(choices if values <= set(choices) else sorted(values))
+    if drawn is not None and all(_holds(drawn, value) for value in values):
+        return drawn
+    return FloatDistribution(min(values), max(values), log=_is_log(column, parameters))
+
+
+def _holds(drawn: BaseDistribution, value: float) -> bool:
+    try:
+        create_trial(params={"": value}, distributions={"": drawn}, value=0.0)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_log(column: pd.Series, parameters: Mapping[str, Parameter]) -> bool:  # type: ignore[type-arg, unused-ignore]

@@ -4,8 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import get_param_importances
+from optuna.trial import TrialState
 
 from cifar_core.budget import from_reference
 from cifar_core.recipe import Recipe
@@ -13,7 +17,7 @@ from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing
 from experiments.sections.importance import MIN_TRIALS_TO_TEST, importances_of, search_parameters, section, varied
 from experiments.stats import FEW_TRIALS
-from sweeps.planning.search_space import reference_epochs
+from sweeps.planning.search_space import Distribution, Parameter, reference_epochs
 from sweeps.planning.space_file import SPACES
 from tests.experiments.support import figures, known, with_study
 
@@ -72,6 +76,57 @@ def test_a_parameter_that_most_trials_have_the_same_value_of_can_be_beyond_chanc
     trials = trials.assign(cutout=np.where(few, trials["width"], 0.0), accuracy=trials["accuracy"] + few)
     assert trials["cutout"].nunique() > 10
     assert "cutout" in known(importances_of(trials, PARAMETERS).significant)
+
+
+DRAWN: dict[str, Distribution] = {
+    "width": FloatDistribution(0.5, 2.0, log=True),
+    "dropout": FloatDistribution(0.0, 1.0, step=0.1),
+    "cutout": IntDistribution(0, 8, step=4),
+    "translate": IntDistribution(0, 4),
+    "batch_size": CategoricalDistribution([128, 512]),
+    "flip": CategoricalDistribution([True, False]),
+    "model": CategoricalDistribution(["airbench", "five_conv", "wide_resnet"]),
+}
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """40 trials of `DRAWN`, in which the pixels that are cut out decide. None has the last model."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    while len(study.get_trials(states=[TrialState.COMPLETE])) < 40:
+        trial = study.ask({**DRAWN})
+        values = trial.params
+        accuracy = 0.9 - 0.02 * values["cutout"] - 0.01 * values["translate"] + 0.1 * values["dropout"]
+        study.tell(trial, accuracy) if values["model"] != "wide_resnet" else study.tell(trial, state=TrialState.PRUNED)
+    return study
+
+
+def test_the_parts_are_those_that_optuna_gives_the_same_trials(study: optuna.Study) -> None:
+    rows = [
+        {"trial": trial.number, "state": "complete", "metrics.val/accuracy": trial.value}
+        | {f"params.{name}": str(value) for name, value in trial.params.items()}
+        for trial in study.get_trials(states=[TrialState.COMPLETE])
+    ]
+    parameters = {name: Parameter(drawn) for name, drawn in DRAWN.items()}
+    found = importances_of(varied(pd.DataFrame(rows), parameters, 45_000), parameters)
+    assert dict(found.shares) == pytest.approx(get_param_importances(study, normalize=True))
+    assert {name for name, _ in found.shares} == set(DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("width", [0.4, 1.5]),
+        ("dropout", [0.1, 0.25]),
+        ("cutout", [0.0, 2.0]),
+        ("translate", [0.0, 0.5]),
+        ("batch_size", [128.0, 256.0]),
+        ("model", ["airbench", "no_such"]),
+    ],
+)
+def test_values_of_another_version_of_the_space_have_importances(name: str, values: list[object]) -> None:
+    trials = pd.DataFrame({"trial": range(40), "accuracy": np.linspace(0.5, 0.9, 40), name: values * 20})
+    assert importances_of(trials, {name: Parameter(DRAWN[name])}).shares == ((name, 1.0),)
 
 
 @pytest.mark.parametrize(
