@@ -38,13 +38,27 @@ class Assumption:
 
 
 @dataclass(frozen=True, slots=True)
+class Saving:
+    """What building saves over the horizon against its rival.
+
+    Attributes:
+        usd: US dollars; negative: building costs more; NaN: the cost of building is unknown, or there is no rival.
+        least: True where only the least cost of the rival is known, and so the least that building saves.
+    """
+
+    usd: float
+    least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SensitivityResult:
-    """The effect of one assumption on the answer, and on the US dollars that building saves over the horizon."""
+    """The effect of one assumption on the answer, and on what building saves over the horizon."""
 
     name: str
     value: str
-    low: float  # saved with the assumption divided by FACTOR; NaN without a rival
-    high: float  # saved with it multiplied by FACTOR
+    now: Saving
+    low: Saving  # with the assumption divided by FACTOR
+    high: Saving  # with it multiplied by FACTOR
     flip: str  # the nearest value at which the answer changes; "" where there is none within REACH
     factor: float  # flip / value; NaN where there is none
     becomes: str  # the answer beyond `flip`
@@ -52,8 +66,14 @@ class SensitivityResult:
 
     @property
     def width(self) -> float:
-        """The difference between the two savings."""
-        return 0.0 if math.isnan(self.low) else abs(self.high - self.low)
+        """The difference between the most and the least of the known savings."""
+        known = [each.usd for each in (self.now, self.low, self.high) if not math.isnan(each.usd)]
+        return max(known, default=0.0) - min(known, default=0.0)
+
+    @property
+    def is_one_sided(self) -> bool:
+        """True if building saves more either way, or less either way, as the rival is another."""
+        return (self.low.usd - self.now.usd) * (self.high.usd - self.now.usd) > 0
 
     @property
     def side(self) -> str:
@@ -76,18 +96,13 @@ def rival_of(facts: Facts) -> Way | None:
     return min(others, key=lambda way: (way.option.total(months), way.option.name), default=None)
 
 
-def saved(facts: Facts) -> float:
-    """The US dollars that building saves against its rival over the horizon; negative: it costs more; NaN: unknown."""
-    return _saved_against(facts, rival_of(facts))
-
-
-def _saved_against(facts: Facts, rival: Way | None) -> float:
-    """The US dollars that building saves against the way of the rival's title, even if that misses a bar."""
-    ours, *others = ways_of(facts)
-    if rival is None or ours.option.unpriced:
-        return math.nan
-    theirs = next(way.option for way in others if way.title == rival.title)
-    return theirs.total(facts.scenario.months) - ours.option.total(facts.scenario.months)
+def saved(facts: Facts) -> Saving:
+    """What building saves against its rival, the cheapest under this scenario."""
+    ours, rival = ways_of(facts)[0].option, rival_of(facts)
+    if rival is None or ours.unpriced:
+        return Saving(math.nan)
+    months = facts.scenario.months
+    return Saving(rival.option.total(months) - ours.total(months), bool(rival.option.unpriced))
 
 
 @functools.lru_cache(maxsize=1)  # two sections of a report ask
@@ -95,13 +110,15 @@ def sensitivity(facts: Facts) -> tuple[SensitivityResult, ...]:
     """The effect of each assumption, the largest first; empty where the cost of building is unknown."""
     if facts.cost.missing:
         return ()
-    rival, results, now = rival_of(facts), [], verdict_of(facts).headline
+    results, now, answer = [], saved(facts), verdict_of(facts).headline
     for assumption in assumptions(facts):
-        low, high = (_saved_against(assumption.scaled(by), rival) for by in (1 / FACTOR, FACTOR))
-        scale, becomes = _nearest_flip(assumption, now)
+        low, high = (saved(assumption.scaled(by)) for by in (1 / FACTOR, FACTOR))
+        scale, becomes = _nearest_flip(assumption, answer)
         value = assumption.show(assumption.value)
         flip = assumption.show(float(f"{assumption.value * scale:.3g}")) if becomes else ""
-        results.append(SensitivityResult(assumption.name, value, low, high, flip, scale, becomes, assumption.sources))
+        results.append(
+            SensitivityResult(assumption.name, value, now, low, high, flip, scale, becomes, assumption.sources)
+        )
     return tuple(sorted(results, key=lambda r: (-r.width, r.name)))
 
 

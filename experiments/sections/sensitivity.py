@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
-from experiments.decision.sensitivity import AS_IT_IS, SensitivityResult, nearest_flips, rival_of, saved, sensitivity
+from experiments.decision.sensitivity import AS_IT_IS, Saving, SensitivityResult, nearest_flips, saved, sensitivity
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
 from experiments.pages.text import (
@@ -28,20 +28,20 @@ from experiments.pages.text import (
 from experiments.reading.scenario import slug
 
 LINE = 40  # letters of a label that a phone has room for
+_LEAST = ", at least"  # words after a saving of which only the least is known
 VISIBLE = 0.02  # of the widest bar: shorter ones that flip nothing are not drawn
 
 
 def section(facts: Facts) -> Section:
-    results, gain = sensitivity(facts), saved(facts)
+    results, unknown = sensitivity(facts), math.isnan(saved(facts).usd)
     why = "there are no two costs to compare"
-    if results and math.isnan(gain):
+    if results and unknown:
         why = "every way other than building misses a bar"
     drawn: Block = Missing(f"There is no figure of the assumptions, as {why}.")
-    if results and not math.isnan(gain):
+    if results and not unknown:
         widest = max(result.width for result in results)
         shown = [r for r in results if r.becomes or r.width >= VISIBLE * widest]
-        figure = tornado(shown, gain, _least(facts))
-        drawn = Figure("tornado", "What moves the decision", _caption(facts, results), figure)
+        drawn = Figure("tornado", "What moves the decision", _caption(facts, shown), tornado(shown))
     return Section(
         "What would change the answer",
         (Bullets(_flips(facts, results)), drawn),
@@ -49,28 +49,29 @@ def section(facts: Facts) -> Section:
     )
 
 
-def tornado(results: Sequence[SensitivityResult], saving: float, least: str) -> go.Figure:
+def tornado(results: Sequence[SensitivityResult]) -> go.Figure:
     """The savings of building with each assumption halved and doubled, the largest effect on top.
 
-    Args:
-        least: words after the unit, as `_least` returns them.
+    A saving that is not known has no bar.
     """
     rows = list(reversed(results))
     flips = [f"“{r.becomes}” {r.side} {r.flip}" if r.becomes else "flips nothing" for r in rows]
     two_lines = [len(r.name) + len(flip) > LINE for r, flip in zip(rows, flips, strict=True)]
     pitch = 56 if any(two_lines) else 42  # pixels of a row
     figure = canvas(height=64 + pitch * len(rows), left=10)
+    saving = results[0].now.usd
     for name, colour, gains in (("halved", BLUE, [r.low for r in rows]), ("doubled", RUST, [r.high for r in rows])):
-        texts = [total(gain) if gain >= 0 else f"-{total(-gain)}" for gain in gains]
+        known = [(y, gain.usd) for y, gain in enumerate(gains) if not math.isnan(gain.usd)]
+        texts = [total(usd) if usd >= 0 else f"-{total(-usd)}" for _, usd in known]
         figure.add_bar(
-            x=[round(gain - saving, 2) for gain in gains],
-            y=list(range(len(rows))),
+            x=[round(usd - saving, 2) for _, usd in known],
+            y=[y for y, _ in known],
             base=round(saving, 2),
             orientation="h",
-            width=15 / pitch,
+            width=[(7 if colour == RUST and rows[y].is_one_sided else 15) / pitch for y, _ in known],  # to see both
             name=name,
             marker={"color": colour},
-            customdata=[[r.name, text] for r, text in zip(rows, texts, strict=True)],
+            customdata=[[rows[y].name, text] for (y, _), text in zip(known, texts, strict=True)],
             hovertemplate=f"%{{customdata[0]}} {name}: building saves %{{customdata[1]}}<extra></extra>",
         )
     place: dict[str, Any] = {
@@ -87,6 +88,7 @@ def tornado(results: Sequence[SensitivityResult], saving: float, least: str) -> 
     ]
     figure.add_vline(x=0, line={"color": MUTED, "width": 1.5})
     figure.add_vline(x=round(saving, 2), line={"color": MUTED, "width": 1, "dash": "dot"})
+    least = _LEAST if any(each.least for each in _savings(results)) else ""
     figure.update_xaxes(title=f"saved by building over the horizon (US dollars{least})", tickformat=",.0f", nticks=6)
     figure.update_yaxes(visible=False, range=[-0.6, len(rows) - 0.2])
     figure.update_layout(barmode="overlay")
@@ -94,8 +96,13 @@ def tornado(results: Sequence[SensitivityResult], saving: float, least: str) -> 
 
 
 def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
-    text = "Each bar halves or doubles one assumption; right of 0, building costs less than what else is cheapest"
-    text += ", of which only the least is known. " if _least(facts) else ". "
+    text = "Each bar halves or doubles one assumption; right of 0, building then costs less than what else is cheapest"
+    savings = _savings(results)
+    if some := [each for each in savings if each.least]:
+        text += f", of which {'' if len(some) == len(savings) else 'sometimes '}only the least is known"
+    text += ". "
+    if any(math.isnan(each.usd) for each in savings):
+        text += "Where a bar is missing, there is nothing else: every other way misses a requirement. "
     flips = nearest_flips(results)
     if flips:
         near = flips[0]
@@ -151,20 +158,20 @@ def _latency_flip(facts: Facts) -> list[CitedText]:
 
 
 def _numbers(facts: Facts, results: Sequence[SensitivityResult]) -> Iterator[Number]:
-    over = f"USD over the horizon{_least(facts)}"
-    yield Number("sensitivity.saved", saved(facts), over, facts.cost_sources)
+    def saving(name: str, each: Saving, sources: tuple[str, ...]) -> Number:
+        return Number(name, each.usd, f"USD over the horizon{_LEAST if each.least else ''}", sources)
+
+    yield saving("sensitivity.saved", saved(facts), facts.cost_sources)
     for result in results:
         name = f"sensitivity.{slug(result.name)}"
         sources = (*facts.cost_sources, *result.sources)
         yield Number(f"{name}.value", result.value, "text", sources)
-        yield Number(f"{name}.saved_if_halved", result.low, over, sources)
-        yield Number(f"{name}.saved_if_doubled", result.high, over, sources)
+        yield saving(f"{name}.saved_if_halved", result.low, sources)
+        yield saving(f"{name}.saved_if_doubled", result.high, sources)
         yield Number(f"{name}.flip_factor", result.factor, "times the value", sources)
         yield Number(f"{name}.flips_at", result.flip or None, "text", sources)
         yield Number(f"{name}.becomes", result.becomes or None, "text", sources)
 
 
-def _least(facts: Facts) -> str:
-    """Words after a saving where only the least cost of the rival is known, and so the least that building saves."""
-    rival = rival_of(facts)
-    return ", at least" if rival is not None and rival.option.unpriced else ""
+def _savings(results: Sequence[SensitivityResult]) -> list[Saving]:
+    return [each for result in results for each in (result.now, result.low, result.high)]

@@ -9,12 +9,16 @@ import pytest
 
 from experiments.decision import sensitivity as sensitivity_module
 from experiments.decision.facts import Facts
-from experiments.decision.sensitivity import Assumption, SensitivityResult, assumptions, sensitivity
+from experiments.decision.sensitivity import Assumption, Saving, SensitivityResult, assumptions, saved, sensitivity
 from experiments.decision.verdict import verdict_of, ways_of
 from experiments.pages.blocks import Bullets, Missing
 from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
 from tests.experiments.support import HICCUPS, figures, known, with_cost, with_scenario
+
+RESULT = SensitivityResult(
+    "horizon", "3 years", Saving(1.5), Saving(1.0), Saving(2.0), "1 year", factor=0.33, becomes="Build", sources=()
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> 
 
 
 def test_a_flip_that_is_too_close_for_three_figures_is_stated_as_a_factor() -> None:
-    flip = SensitivityResult("prices", "100 %", 1.0, 2.0, flip="100 %", factor=1.0004, becomes="Buy", sources=())
+    flip = replace(RESULT, value="100 %", flip="100 %", factor=1.0004, becomes="Buy")
     assert flip.change == "above 1.0004 times 100 %"
     assert replace(flip, flip="90 %", factor=0.9).change == "below 90 % of what is assumed"
     assert replace(flip, value="$2", flip="$3").change == "above $3, not $2"
@@ -153,12 +157,62 @@ def test_flips_are_stated_in_three_figures_and_assumptions_in_all(facts: Facts) 
 
 
 def test_a_saving_against_the_least_that_a_rival_costs_is_called_the_least(demo: Facts, facts: Facts) -> None:
-    bound = section(with_scenario(demo, vendors=(vendor(),)))  # against a download whose compute nobody measured
+    bound = section(with_scenario(demo, vendors=(vendor(20.0),)))  # against a download whose compute nobody measured
     assert {n.unit for n in bound.numbers if "saved" in n.name} == {"USD over the horizon, at least"}
     (figure,) = figures(bound).values()
     assert "what else is cheapest, of which only the least is known." in figure.caption.text
     assert "US dollars, at least" in figure.figure.layout.xaxis.title.text
     assert {n.unit for n in section(facts).numbers if "saved" in n.name} == {"USD over the horizon"}
+
+
+class TestARivalThatChanges:
+    """The cheapest of two vendors: one by the call, at $18,000 over the horizon, and one by the token, at $900."""
+
+    @pytest.fixture
+    def two(self, facts: Facts) -> Facts:
+        cheap = vendor(0.1, name="cheap", accuracy=ACCURACIES["gpt-4o"], p95_ms=900, integration_hours=200)
+        return under(facts, *facts.scenario.vendors, cheap)
+
+    def test_each_bar_ends_at_what_building_saves_against_the_cheapest_of_its_scenario(self, two: Facts) -> None:
+        results = {result.name: result for result in sensitivity(two)}
+        for assumption in assumptions(two):
+            for factor, found in ((0.5, results[assumption.name].low), (2.0, results[assumption.name].high)):
+                ours, *others = ways_of(assumption.scaled(factor))
+                months = assumption.scaled(factor).scenario.months
+                cheapest = min(way.option.total(months) for way in others if not way.misses)
+                assert found.usd == pytest.approx(cheapest - ours.option.total(months)), assumption.name
+        hours = results["hours with vendors"]
+        assert hours.high.usd - hours.now.usd == pytest.approx(18_000 - 16_900)  # which the other costs
+        assert saved(two) == hours.now
+
+    def test_what_is_known_of_each_rival_is_said_of_its_saving(self, facts: Facts, demo: Facts) -> None:
+        mixed = under(facts, vendor(1.0, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
+        mixed = with_scenario(mixed, downloads=demo.scenario.downloads)  # twice as many images make a download cheapest
+        units = {number.name: number.unit for number in section(mixed).numbers}
+        assert units["sensitivity.saved"] == "USD over the horizon"
+        assert units["sensitivity.images_a_month.saved_if_doubled"] == "USD over the horizon, at least"
+        [figure] = figures(section(mixed)).values()
+        assert "what else is cheapest, of which sometimes only the least is known. " in figure.caption.text
+
+    def test_where_every_other_way_misses_a_bar_there_is_none_in_the_figure(self, demo: Facts) -> None:
+        ends = {v.name: v for v in demo.scenario.vendors}["Azure Custom Vision"]
+        short = under(demo, replace(ends, accuracy=ACCURACIES["gpt-4o"], p95_ms=900), horizon_years=1.8)
+        [horizon] = [result for result in sensitivity(short) if result.name == "horizon"]
+        assert math.isnan(horizon.high.usd)
+        assert horizon.width == abs(horizon.low.usd - horizon.now.usd)
+        [figure] = figures(section(short)).values()
+        halved, doubled = figure.figure.data
+        assert len(halved.x) == len(doubled.x) + 1
+        assert "NaN" not in figure.figure.to_json()
+        assert " Where a bar is missing, there is nothing else: every other way misses " in figure.caption.text
+
+    def test_two_bars_on_one_side_are_both_seen(self) -> None:
+        beside = replace(RESULT, low=Saving(-3.0), high=Saving(-5.0))
+        assert beside.is_one_sided
+        assert beside.width == 6.5
+        assert not RESULT.is_one_sided
+        halved, doubled = tornado([beside, RESULT]).data
+        assert [a > b for a, b in zip(halved.width, doubled.width, strict=True)] == [False, True]
 
 
 def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> None:
@@ -206,8 +260,9 @@ def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:
     assert verdict_of(facts).headline == "Build"
     results = {result.name: result for result in sensitivity(facts)}
     assert results["horizon"].becomes == "Either"
-    assert math.isnan(results["horizon"].low)
-    assert math.isnan(results["horizon"].high)
+    assert math.isnan(results["horizon"].now.usd)
+    assert not math.isnan(results["horizon"].low.usd)
+    assert math.isnan(results["horizon"].high.usd)
     assert any(text.startswith("Horizon: 3 years; below 1.") for text in flips(facts))
     assert section(facts).pictures == ()
     assert section(facts).blocks[-1] == Missing(
@@ -235,6 +290,5 @@ def test_a_label_that_is_too_long_for_a_phone_has_two_lines(demo: Facts) -> None
 
 def test_a_name_with_signs_of_html_is_drawn_as_it_is() -> None:
     bought = "Buy A <b>&</b> B"
-    result = SensitivityResult("horizon", "3 years", 1.0, 2.0, flip="1 year", factor=0.33, becomes=bought, sources=())
-    [label] = tornado([result], 1.5, "").layout.annotations
+    [label] = tornado([replace(RESULT, becomes=bought)]).layout.annotations
     assert label.text == "<b>horizon</b>: “Buy A &lt;b&gt;&amp;&lt;/b&gt; B” below 1 year"
