@@ -42,7 +42,7 @@ from experiments.pages.text import (
     total,
     years,
 )
-from experiments.reading.published import UNITS, ByImage, rate
+from experiments.reading.published import UNITS, ByImage, ByMachine, rate
 from experiments.reading.scenario import HOURS_A_MONTH, Vendor, slug
 from sweeps.words import counted, percent
 
@@ -337,12 +337,17 @@ def _kept_on(facts: Facts) -> CitedText:
         f"{percent(LOAD_LIMIT, 0)} of the time: "
         f"{total(month)} a month, used or idle."
     )
-    ends = {v.name: (v.endpoint, v.serving(s.images_per_month, waits=False)) for v in s.vendors if v.endpoint}
+    ends = [vendor for vendor in s.vendors if vendor.endpoint]
     if ends:
-        idle = "; ".join(f"{name} {total(usd)}" for name, (_, usd) in ends.items())
+        idle = "; ".join(f"{vendor.name} {total(_endpoints(vendor, s.images_per_month))}" for vendor in ends)
         text += f" Endpoints that bill while idle, a month: {idle}."
-    sources = (f"source/{price.key}" for price, _ in ends.values())
+    sources = (f"source/{vendor.endpoint.key}" for vendor in ends if vendor.endpoint)
     return CitedText(text, (*run_sources(*cost.speed.runs), *cost.machine_sources, "source/scenario", *sources))
+
+
+def _endpoints(vendor: Vendor, images: float) -> float:
+    """A month of the endpoints that a vendor keeps ready for so many images, without what it bills for each of them."""
+    return sum(t.month(images) for t in vendor.tariffs(waits=False) if isinstance(t, ByMachine))
 
 
 def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:

@@ -91,6 +91,15 @@ def test_a_price_by_the_image_is_that_of_a_paid_image_without_machines(demo: Fac
     assert stated in text(with_scenario(facts, latency_bar_ms=None))
 
 
+def test_of_a_vendor_with_several_prices_the_endpoint_alone_bills_while_idle(demo: Facts) -> None:
+    call, endpoint = (demo.published.role(role)[0] for role in ("prediction", "endpoint"))
+    both = Vendor(name="Both", per_call=replace(call, usd=2.0, free=0, steps=()), endpoint=replace(endpoint, usd=0.1))
+    facts = with_scenario(demo, vendors=(both,))
+    assert "Endpoints that bill while idle, a month: Both $73.00." in text(facts)
+    twice = with_scenario(facts, vendors=(replace(both, images_per_second=0.06),))  # 157,680 a month
+    assert "Endpoints that bill while idle, a month: Both $146." in text(twice)
+
+
 def test_prices_of_labelling_in_batches_are_cited_where_images_can_wait(demo: Facts) -> None:
     def cited(facts: Facts) -> set[str]:
         [serving] = [said for said in section(facts).recommendation["cost"] if said.text.startswith("Serving: ")]
