@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,9 @@ from experiments.reading.scenario import HOURS_A_MONTH, Download, Scenario, Vend
 Kind = Literal["build", "adapt", "buy"]
 DAYS_A_MONTH = HOURS_A_MONTH / 24
 VOLUMES = (1e3, 1e9)  # images a month
-_STEPS = 240  # steps of that search
+_STEPS = 40  # of that search to a power of ten, wherever it begins
+_MACHINES = 20  # of a tariff: another one beyond them is a smaller step than those of the search
+_BESIDE = 1e-9  # share of a volume by which the search looks to either side of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,11 +200,14 @@ def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapes
     return tuple(found)
 
 
-def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]], images: float) -> tuple[Cheapest, ...]:
+def cheapest_by_volume(
+    options_at: Callable[[float], Mapping[str, float]], images: float, carries: Iterable[float] = ()
+) -> tuple[Cheapest, ...]:
     """The way that costs least over the horizon, by images a month, between the `VOLUMES` and as far as `images`.
 
     Args:
         options_at: function of the images a month that returns the total cost of each way that can be chosen, by name.
+        carries: images a month that a machine of each tariff can label.
     """
 
     def best(images: float) -> str:
@@ -210,13 +215,17 @@ def cheapest_by_volume(options_at: Callable[[float], Mapping[str, float]], image
         return min(totals, key=lambda name: (totals[name], name), default="")
 
     low, high = min(VOLUMES[0], images), max(VOLUMES[1], images)
-    grid = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
+    first, last = (math.floor(_STEPS * math.log10(end)) for end in (low, high))
+    grid = [10 ** (step / _STEPS) for step in range(first, last + 1)]
+    full = [most * count for most in carries for count in range(1, _MACHINES + 1)]
+    beside = [images * (1 + side) for images in full for side in (-_BESIDE, _BESIDE)]
+    marks = sorted({low, high, *(images for images in (*grid, *beside) if low < images < high)})
     found, start = [], low
-    for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in grid):
-        if following != name:
+    for (one, name), (other, following) in itertools.pairwise((images, best(images)) for images in marks):
+        while name != following:
             end = turning_point(best, name, one, other)
             found.append(Cheapest(name, start, end))
-            start = end
+            one, start, name = end, end, best(end)
     return (*found, Cheapest(best(high), start, high))
 
 

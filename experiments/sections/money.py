@@ -112,7 +112,9 @@ def volumes(facts: Facts) -> tuple[Cheapest, ...]:
         names.update(option.name for option in options)
         return {option.name: option.total(facts.scenario.months) for option in options}
 
-    found = cheapest_by_volume(totals, facts.scenario.images_per_month)
+    tariffs = [tariff for way in ways_of(facts) for tariff in way.option.tariffs]
+    carries = {tariff.carries for tariff in tariffs if isinstance(tariff, ByMachine)}
+    found = cheapest_by_volume(totals, facts.scenario.images_per_month, carries)
     return found if len(names) > 1 else ()
 
 

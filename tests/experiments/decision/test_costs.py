@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -133,6 +134,29 @@ def test_each_stretch_of_volume_has_its_cheapest_way() -> None:
     assert [one.name for one in found[:4]] == ["line", "steps", "line", "steps"]
     assert found[0].end == pytest.approx(100 / 0.0013, rel=1e-3)
     assert all(earlier.end == later.start for earlier, later in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("images", [1e-15, 1.0, 20.0, 250_000.0, 3e9, 1e13])
+def test_the_stretches_of_volume_are_the_same_wherever_the_search_begins(images: float) -> None:
+    # The machine is cheaper than the line just before it is full, and again once two of them are.
+    def totals(images: float) -> dict[str, float]:
+        machines = max(1, math.ceil(images / 1_234_567))
+        return {"machine": 100.0 * machines, "line": 0.000083 * images if images < 2.4e6 else 1e9}
+
+    found = cheapest_by_volume(totals, images, [1_234_567.0, math.inf])
+    assert [one.name for one in found] == ["line", "machine", "line", "machine"]
+    ends = [100 / 0.000083, 1_234_567, 2.4e6]
+    assert [one.end for one in found] == pytest.approx([*ends, max(1e9, images)], rel=1e-6)
+    assert (found[0].start, found[-1].end) == (min(1e3, images), max(1e9, images))
+
+
+def test_two_changes_between_two_steps_of_the_search_are_both_found() -> None:
+    def totals(images: float) -> dict[str, float]:
+        return {"a": images > 1.02e6, "b": abs(images - 1.03e6) > 1e4, "c": images <= 1.04e6}
+
+    found = cheapest_by_volume(totals, 250_000)
+    assert [one.name for one in found] == ["a", "b", "c"]
+    assert [one.end for one in found] == pytest.approx([1.02e6, 1.04e6, 1e9])
 
 
 def test_a_vendor_by_the_call_alone_needs_no_training() -> None:

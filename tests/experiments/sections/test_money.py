@@ -16,7 +16,15 @@ from experiments.reading.scenario import Vendor
 from experiments.reading.study import HttpSpeed
 from experiments.sections.money import section
 from tests.experiments.decision.test_verdict import under, vendor
-from tests.experiments.support import ADAPTED, gathered, said, with_artifacts, with_scenario, with_study
+from tests.experiments.support import (
+    ADAPTED,
+    gathered,
+    said,
+    with_artifacts,
+    with_scenario,
+    with_study,
+    with_test,
+)
 
 START = vendor(0.5, integration_hours=10)
 
@@ -217,6 +225,15 @@ def test_the_volumes_reach_to_that_of_the_scenario(demo: Facts, images: float, s
     assert stated.endswith(words)
     [*_, end] = [number.value for number in made.numbers if re.fullmatch(r"cheapest.\d+.up_to", number.name)]
     assert end == max(1e9, images)
+
+
+@pytest.mark.parametrize("images", [1, 250_000])
+def test_a_machine_that_is_cheapest_when_it_is_nearly_full_is_found_at_any_volume(demo: Facts, images: float) -> None:
+    full, price = 1_234_567, replace(demo.published.role("endpoint")[0], usd=0.99 * 1_234_567 / 500 / 730)
+    kept = Vendor(name="kept", endpoint=price, images_per_second=full / 3600 / 730)
+    facts = under(with_test(demo, 0.5), vendor(), kept, images_per_month=images)
+    [stated] = [b.text for b in section(facts).blocks if isinstance(b, CitedText) and b.text.startswith("From ")]
+    assert ": calls up to 1,220,000, kept up to 1,230,000, calls up to 2,440,000, kept up to 2,470,000, " in stated
 
 
 def test_a_volume_at_which_every_way_misses_a_bar_has_none(demo: Facts) -> None:
