@@ -20,8 +20,8 @@ from experiments.pages.text import (
     count_months,
     duration,
     estimate_sources,
-    fine_percent,
     listed,
+    percent_beside,
     run_sources,
     short_duration,
     span,
@@ -248,7 +248,7 @@ def _building(facts: Facts) -> Way:
     if facts.test is None:
         accuracy, timed = Check("accuracy", Standing.UNKNOWN, "has no test accuracy yet", study), study
     else:
-        text = f"has {fine_percent(facts.test.mean)} ({span(facts.test)})"
+        text = f"has {_measured(facts, facts.test)}"
         accuracy = _against_bar(facts, facts.test, text, commands.run_longer_study(facts.study))
         timed = commands.run_study(facts.study, study=f"{facts.study.name}-again")
     checks = [accuracy, *_in_time(facts, facts.cost, timed)]
@@ -323,7 +323,7 @@ def _adapted(facts: Facts) -> Iterator[Way]:
         return
     cost = adapting_cost(facts.cost, adapted, facts.published)
     option = adapt_measured(adapted.title, cost, facts.scenario)
-    text = f"has {fine_percent(adapted.test.mean)} ({span(adapted.test)})"
+    text = f"has {_measured(facts, adapted.test)}"
     # To adapt it again would give the same network.
     checks = [_against_bar(facts, adapted.test, text, command=""), *_in_time(facts, cost, command="")]
     if option.unpriced:
@@ -365,7 +365,7 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     accuracy, check, sources = _published(facts, vendor.accuracy, command)
     if score is not None:
         accuracy, sources = score.accuracy, (f"source/{score.key}",)
-        text = f"was measured at {fine_percent(accuracy.mean)} ({span(accuracy)})"
+        text = f"was measured at {_measured(facts, accuracy)}"
         if score.missing:
             text += f", {score.missing:,} of {score.images:,} images unanswered"
         if score.unparsable:
@@ -383,7 +383,9 @@ def _buying(facts: Facts, vendor: Vendor) -> Way:
     if option.ends < math.inf:
         lasts = option.ends >= scenario.months
         day = facts.as_of + datetime.timedelta(days=round(option.ends * DAYS_A_MONTH))
-        text = f"ends its service on {day}, after {count_months(option.ends)} of {scenario.months:g}"
+        text = (
+            f"ends its service on {day}, after {count_months(option.ends, scenario.months)} of {scenario.months:.10g}"
+        )
         if option.ends == 0:
             text = "has ended its service"
         checks.append(Check("horizon", Standing.CLEARS if lasts else Standing.MISSES, text))
@@ -410,6 +412,12 @@ def _published(facts: Facts, figure: Accuracy | None, command: str) -> tuple[Est
     if not figure.same_test:
         check = Check("accuracy", Standing.UNKNOWN, f"{text}, on other test images", command)
     return accuracy, check, (f"source/{figure.key}",)
+
+
+def _measured(facts: Facts, accuracy: Estimate) -> str:
+    """A measured accuracy and its interval, beside the accuracy bar."""
+    target = facts.bar.target
+    return f"{percent_beside(accuracy.mean, 2, target)} ({span(accuracy, 2, target)})"
 
 
 def _against_bar(facts: Facts, accuracy: Estimate, text: str, command: str) -> Check:

@@ -55,15 +55,34 @@ def rough_percent(share: float) -> str:
     return "under 1 %" if 0 < share < 0.01 else percent(share, 0)
 
 
-def beside_bar(number: float, clears: Callable[[float], bool], digits: int = 3) -> float:
+def beside_bar(number: float, side: Callable[[float], object], digits: int = 3, kind: str = "g") -> float:
     """A number rounded to so many digits, or to as many as show on which side of a bar it is.
+
+    Args:
+        kind: "g" for digits in all, "f" for digits after the point.
 
     >>> beside_bar(1000.4, lambda ms: ms <= 1000), beside_bar(994.4, lambda ms: ms <= 1000)
     (1000.4, 994.0)
     """
-    while clears(shown := float(f"{number:.{digits}g}")) != clears(number):
+    while side(shown := float(f"{number:.{digits}{kind}}")) != side(number):
         digits += 1
     return shown
+
+
+def percent_beside(share: float, digits: int, *bars: float) -> str:
+    """A share with so many digits after the point, or with as many as show on which side of each bar it is.
+
+    >>> percent_beside(0.9532, 2, 0.95), percent_beside(0.949981, 2, 0.95), percent_beside(0.57, 1, 0.57)
+    ('95.32 %', '94.998 %', '57.0 %')
+    """
+    shown = beside_bar(100 * share, lambda number: _sides(number, [100 * bar for bar in bars]), digits, "f")
+    return f"{shown:.{digits}f} %" if shown == round(shown, digits) else f"{shown:.10g} %"
+
+
+def _sides(number: float, bars: Sequence[float]) -> list[int]:
+    """-1, 0 or 1 for a number below, at or above each bar, both in the ten digits that a stated one has."""
+    digits = float(f"{number:.10g}")
+    return [(digits > bar) - (digits < bar) for bar in (float(f"{bar:.10g}") for bar in bars)]
 
 
 def points(share: float) -> str:
@@ -88,8 +107,10 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
 
 
-def span(estimate: Estimate, digits: int = 2) -> str:
-    return f"{100 * estimate.low:.{digits}f} to {percent(estimate.high, digits)}"
+def span(estimate: Estimate, digits: int = 2, *bars: float) -> str:
+    """The interval of an accuracy; each end as `percent_beside` shows it."""
+    low, high = (percent_beside(end, digits, *bars) for end in (estimate.low, estimate.high))
+    return f"{low.removesuffix(' %')} to {high}"
 
 
 def money(usd: float) -> str:
@@ -155,12 +176,14 @@ def years(count: float) -> str:
     return f"{text} {'year' if text == '1' else 'years'}"
 
 
-def count_months(months: float) -> str:
+def count_months(months: float, *bars: float) -> str:
+    """A number of months, in as many digits as show on which side of each bar it is.
+
+    >>> count_months(1), count_months(0.18), count_months(21.64), count_months(21.864, 21.87)
+    ('1 month', '0.18 months', '21.6 months', '21.86 months')
     """
-    >>> count_months(1), count_months(0.18), count_months(21.64)
-    ('1 month', '0.18 months', '21.6 months')
-    """
-    text = f"{months:.1f}".removesuffix(".0") if months >= 1 else f"{months:.2g}"
+    digits, kind = (1, "f") if months >= 1 else (2, "g")
+    text = f"{beside_bar(months, lambda number: _sides(number, bars), digits, kind):.10g}"
     return f"{text} {'month' if text == '1' else 'months'}"
 
 

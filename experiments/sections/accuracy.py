@@ -16,6 +16,7 @@ from experiments.pages.text import (
     estimate_sources,
     fine_percent,
     listed,
+    percent_beside,
     points,
     run_sources,
     short_percent,
@@ -24,7 +25,7 @@ from experiments.pages.text import (
 )
 from experiments.reading.published import Accuracy, Bar
 from experiments.stats import Estimate, against_published
-from sweeps.words import counted, percent
+from sweeps.words import counted
 
 _REWORK = "needs work on architecture, loss and optimiser"
 
@@ -83,7 +84,9 @@ def bar_sentence(facts: Facts) -> CitedText:
         )
         text += "; trials were selected on these images, so the figure flatters." if facts.study.has_selected else "."
         return CitedText(text, estimate_sources(facts.validation))
-    ours, interval = f"At {fine_percent(test.mean)} the network", f"95 % interval, {span(test)},"
+    levels = (bar.target, bar.start, bar.rework) if facts.is_cifar10 else (bar.target,)
+    ours = f"At {percent_beside(test.mean, 2, *levels)} the network"
+    interval = f"95 % interval, {span(test, 2, bar.target)},"
     if test.low >= bar.target:
         text = f"{ours} clears the {target} target; the whole {interval} does."
     elif test.mean >= bar.target:
@@ -191,7 +194,7 @@ def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
     clears = "still at or above" if low >= target else "below" if high < target else "on both sides of"
     text = (
         f"On images collected anew, networks lost {fresh[0]:g} to {fresh[1]:g} points; that would leave "
-        f"{percent(low, 1)} to {percent(high, 1)}, {clears} the bar."
+        f"{percent_beside(low, 1, target)} to {percent_beside(high, 1, target)}, {clears} the bar."
     )
     return CitedText(text, ("source/fresh", *estimate_sources(test)))
 
@@ -280,11 +283,11 @@ def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: s
 
 
 def _table(facts: Facts) -> Table:
-    test = facts.test
+    test, target = facts.test, facts.bar.target
     validated = "" if facts.has_champion else ", without its validation images"
     ours = Row.of(
         Cell(_name(facts), note=f"{facts.parameters:,} weights" if facts.parameters else ""),
-        Cell(fine_percent(test.mean), note=span(test)) if test else "not measured",
+        Cell(percent_beside(test.mean, 2, target), note=span(test, 2, target)) if test else "not measured",
         Cell(f"{facts.study.data_set.name} alone{validated}", style="plain"),
         Cell("", sources=estimate_sources(test) if test else run_sources(*facts.subject_runs)),
         style="ours",

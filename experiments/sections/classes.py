@@ -32,6 +32,7 @@ from experiments.pages.text import (
     CitedText,
     estimate_sources,
     fine_percent,
+    percent_beside,
     points,
     run_sources,
     short_percent,
@@ -251,9 +252,10 @@ def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
     clears = "by itself cannot be told from the bar"
     if low >= bar.target or high < bar.target:
         clears = "by itself clears the bar too" if low >= bar.target else "by itself misses the bar"
-    interval = f" (95 % interval {span(known, 1)})" if known else ""
+    interval = f" (95 % interval {span(known, 1, bar.target)})" if known else ""
     who = "Every class" if tested[-1].shown == weakest.shown else f"The weakest class, {weakest.name},"
-    text = f"{who} is right {percent(weakest.shown, 1)} of the time{interval} and {clears}."
+    shown = percent_beside(weakest.shown, 1, bar.target)
+    text = f"{who} is right {shown} of the time{interval} and {clears}."
     return (CitedText(text, (*run_sources(*found.run_ids), "source/bar")),)
 
 

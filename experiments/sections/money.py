@@ -209,7 +209,7 @@ def _options_table(facts: Facts, options: Sequence[Option]) -> Table:
         people, serving = option.people + option.upkeep * lasts, option.serving * lasts
         parts = (people, option.labels, option.training, option.retraining * lasts, serving, option.storage * lasts)
         sums = [total(usd) if usd else "" for usd in parts]
-        ends = f" until it ends, in {count_months(option.ends)}" if option.ends < months else ""
+        ends = f" until it ends, in {count_months(option.ends, months)}" if option.ends < months else ""
         style = "ours" if option.kind == "build" else ""
         rows.append(Row.of(f"{option.name}{ends}", *sums, option.stated(months), style=style))
     titles = ("", "People", "Labels", "First training", "Retraining", "Serving", "Storage", "In all")

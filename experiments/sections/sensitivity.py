@@ -19,7 +19,7 @@ from experiments.pages.text import (
     capital,
     estimate_sources,
     factor,
-    fine_percent,
+    percent_beside,
     run_sources,
     short_duration,
     short_percent,
@@ -136,8 +136,7 @@ def _accuracy_flip(facts: Facts) -> CitedText:
     if test is None:
         return CitedText("A test accuracy: without one, costs do not count.", run_sources(facts.run_id))
     only = "" if test.low >= target else "only "
-    shown = beside_bar(test.low, lambda share: share >= target, digits=4)
-    low = fine_percent(shown) if shown == round(shown, 4) else short_percent(shown)
+    low = percent_beside(test.low, 2, target)
     text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to about {low}, where the interval of "
     return CitedText(f"{text}its test accuracy begins.", (*estimate_sources(test), "source/bar"))
 

@@ -49,6 +49,7 @@ from experiments.pages.text import (
     fine_percent,
     listed,
     money,
+    percent_beside,
     rough_percent,
     run_sources,
     short_percent,
@@ -342,7 +343,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
         rows.append(
             Row.of(
                 "Building" if way.option.kind == "build" else way.title,
-                _accuracy(way),
+                _accuracy(way, facts.bar.target),
                 *costs,
                 UNKNOWN if way.seconds is None else duration(way.seconds),
                 _labels_needed(facts, way),
@@ -356,11 +357,12 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
     return Table(titles, rows, numbers=range(1, 3 + len(over)), style="cards tight")
 
 
-def _accuracy(way: Way) -> Cell:
+def _accuracy(way: Way, target: float) -> Cell:
     if way.accuracy is None:
         return Cell(UNKNOWN, sources=way.sources if way.option.kind == "build" else ())
     if way.measured:
-        return Cell(fine_percent(way.accuracy.mean), note=span(way.accuracy, 1), sources=way.sources)
+        shown = percent_beside(way.accuracy.mean, 2, target)
+        return Cell(shown, note=span(way.accuracy, 1, target), sources=way.sources)
     note = "published" if way.same_test else "published, on other test images"
     return Cell(percent(way.accuracy.mean, 1), note=note, sources=way.sources)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from experiments.decision.facts import Facts
 from experiments.decision.verdict import CLOSE, Check, Standing, Way, judge, verdict_of, ways_of
 from experiments.reading.scenario import Vendor
 from experiments.reading.vendor_score import VendorScore
+from experiments.stats import Estimate
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.support import ADAPTED, HICCUPS, known, with_cost, with_scenario, with_study, with_test
 
@@ -186,6 +188,45 @@ def test_what_misses_a_bar_is_out(demo: Facts, changes: dict[str, Any], scored: 
 def test_a_time_that_misses_the_bar_reads_longer_than_it(demo: Facts, bar: float, p95_ms: float, words: str) -> None:
     late = ways_of(under(demo, vendor(p95_ms=p95_ms), latency_bar_ms=bar))[1]
     assert [check.reason for check in late.misses] == [f"answers within {words}"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bar", "words"),
+    [
+        (0.9411, 0.94998, 0.95, "94.11 to 94.998 %"),
+        (0.9489, 0.957199, 0.9572, "94.89 to 95.7199 %"),
+        (0.9489, 0.9572, 0.9573, "94.89 to 95.72 %"),
+        (0.94996, 0.96, 0.95, "94.996 to 96.00 %"),
+        (0.95004, 0.96, 0.95, "95.004 to 96.00 %"),
+        (0.95, 0.96, 0.95, "95.00 to 96.00 %"),
+        (0.57, 0.58, 0.57, "57.00 to 58.00 %"),
+    ],
+)
+def test_an_interval_reads_on_the_side_of_the_bar_on_which_it_is(
+    demo: Facts, low: float, high: float, bar: float, words: str
+) -> None:
+    measured = Estimate((low + high) / 2, low, high, ("r" * 32,), 10_000)
+    facts = with_study(replace(demo, test=measured), adapted=replace(ADAPTED, test=measured))
+    facts = replace(under(facts, vendor()), bar=replace(demo.bar, target=bar))
+    ours, adapted, _ = ways_of(facts)
+    assert all(f"({words})" in way.checks[0].reason for way in (ours, adapted))
+
+
+def test_a_measured_vendor_reads_on_the_side_of_the_bar_on_which_it_is(demo: Facts) -> None:
+    facts = replace(under(demo, vendor(0.5)), scores={"calls": score(9457)})
+    high = known(ways_of(facts)[1].accuracy).high
+    [check] = ways_of(replace(facts, bar=replace(demo.bar, target=round(high + 1e-6, 6))))[1].misses
+    assert check.reason.endswith(f" to {100 * high:.3f} %)")
+
+
+@pytest.mark.parametrize(
+    ("years", "words"),
+    [(3, "22.3 months of 36"), (1.855, "22.258 months of 22.26"), (1.8548, "22.2575 months of 22.2576")],
+)
+def test_a_service_that_ends_before_the_horizon_reads_shorter_than_it(demo: Facts, years: float, words: str) -> None:
+    ends = replace(LASTING, retires=(demo.as_of + datetime.timedelta(days=677)).isoformat())
+    [check] = ways_of(under(demo, Vendor(name="calls", per_call=ends), horizon_years=years))[1].misses
+    assert check.reason.endswith(f", after {words}")
 
 
 def test_a_price_that_is_not_paid_ends_no_service(demo: Facts) -> None:

@@ -20,7 +20,7 @@ from experiments.reading.vendor_score import VendorScore
 from experiments.stats import Estimate, mean_accuracy
 from tests.experiments.decision.test_machines import PUBLISHED
 from tests.experiments.decision.test_verdict import score
-from tests.experiments.support import ADAPTED, HICCUPS, known
+from tests.experiments.support import ADAPTED, HICCUPS, known, with_scenario
 
 pytestmark = pytest.mark.slow
 
@@ -180,6 +180,17 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
     page.get_by_role("button").click()
     assert answer.inner_text() == before
     assert page.get_by_label("Images a month").get_attribute("aria-valuetext") == "250,000"
+
+
+def test_the_sliders_start_at_the_assumptions_to_the_last_digit(page: Page, demo: Facts, tmp_path: Path) -> None:
+    exact = with_scenario(demo, horizon_years=1.8225, latency_bar_ms=1003.9, images_per_month=12_345_678)
+    path = tmp_path / "what-if.html"
+    path.write_bytes(what_if.render(replace(exact, bar=replace(demo.bar, target=0.957199))))
+    page.goto(path.as_uri())
+    shown = [page.get_by_label(name).get_attribute("aria-valuetext") for name in ("Accuracy bar", "Horizon")]
+    assert shown == ["95.7199 %", "1.8225 years"]
+    shown = [page.get_by_label(name).get_attribute("aria-valuetext") for name in ("Latency bar", "Images a month")]
+    assert shown == ["1.0039 s", "12,345,678"]
 
 
 def test_what_a_name_holds_is_no_part_of_the_page(page: Page, demo: Facts, tmp_path: Path) -> None:

@@ -105,6 +105,22 @@ def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
     assert words in sentence.text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.65, 0.69996, "(95 % interval 65.0 to 69.996 %) and by itself misses the bar."),
+        (0.69996, 0.75, "(95 % interval 69.996 to 75.0 %) and by itself cannot be told from the bar."),
+        (0.7, 0.75, "(95 % interval 70.0 to 75.0 %) and by itself clears the bar too."),
+        (None, 0, "is right 69.98 % of the time and by itself misses the bar."),
+    ],
+)
+def test_the_weakest_class_reads_on_the_side_of_the_bar_on_which_it_is(
+    demo: Facts, found: ClassResults, low: float | None, high: float, words: str
+) -> None:
+    (sentence,) = classes.weakest_class(with_weakest(found, 0.6998, low, high), demo.bar)
+    assert sentence.text.endswith(words)
+
+
 def test_where_all_classes_are_equal_none_is_the_weakest(demo: Facts, found: ClassResults) -> None:
     level = mean_accuracy([0.9], ("r",), 1000)
     equal = replace(found, rows=tuple(ClassAccuracy(name, None, 0.9, level) for name in ("cat", "ship")))

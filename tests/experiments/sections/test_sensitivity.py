@@ -80,7 +80,7 @@ def test_flips_are_stated_with_their_value_and_so_are_assumptions_without_one(fa
         (0.948526, 0.948523, "94.8523 %; building clears it up to about 94.853 %"),
         (0.948526, 0.94853, "94.853 %; building clears it only up to about 94.85 %"),
         (0.948888, 0.9489, "94.89 %; building clears it only up to about 94.889 %"),
-        (0.0512345, 0.5, "50 %; building clears it only up to about 5.123 %"),
+        (0.0512345, 0.5, "50 %; building clears it only up to about 5.12 %"),
     ],
 )
 def test_the_bar_that_building_clears_is_on_the_side_of_the_bar_on_which_it_is(
