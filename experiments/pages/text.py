@@ -138,6 +138,16 @@ def total(usd: float) -> str:
     return f"${usd:,.0f}" if usd >= 99.995 else money(usd)
 
 
+def total_difference(one: float, other: float) -> str:
+    """The difference of two sums as `total` shows them; "" where they read the same.
+
+    >>> total_difference(13_824.6, 9_825.4), total_difference(99.99, 20.5), total_difference(3346.4, 3345.6)
+    ('$4,000', '$79.49', '')
+    """
+    larger, smaller = (float(total(usd)[1:].replace(",", "")) for usd in (one, other))
+    return total(larger - smaller) if larger != smaller else ""
+
+
 def duration(seconds: float) -> str:
     """
     >>> duration(42), duration(754), duration(9000), duration(0.0042), duration(1.04)

@@ -55,6 +55,7 @@ from experiments.pages.text import (
     short_percent,
     span,
     total,
+    total_difference,
     years,
 )
 from experiments.reading.scenario import slug
@@ -123,8 +124,10 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         others = [way for way in verdict.ways if way.clears and way.title != best.title]
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
-        gap = nearest.option.total(months) - best.option.total(months) if nearest else 0.0
-        text += f", {total(gap)} less than {nearest.title}." if nearest else "."
+        if nearest is not None:
+            gap = total_difference(nearest.option.total(months), best.option.total(months))
+            text += f", {gap} less than {nearest.title}" if gap else f", about as much as {nearest.title}"
+        text += "."
     return CitedText(text, tuple(dict.fromkeys(sources)))
 
 
@@ -335,11 +338,12 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _table(facts: Facts, ways: Sequence[Way]) -> Table:
-    """All ways, the cheapest first, with what is unknown of each; up to a year the costs have one column."""
-    months = facts.scenario.months
+    """All ways, the cheapest first, with what is unknown of each; up to about a year the costs have one column."""
+    months, horizon = facts.scenario.months, years(facts.scenario.horizon_years)
+    longer = months > 12 and horizon != years(1)
     rows = []
     for way in sorted(ways, key=lambda way: (bool(way.misses), way.option.total(months), way.title)):
-        costs = [way.option.stated(m) for m in ((12, months) if months > 12 else (months,))]
+        costs = [way.option.stated(m) for m in ((12, months) if longer else (months,))]
         rows.append(
             Row.of(
                 "Building" if way.option.kind == "build" else way.title,
@@ -351,8 +355,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
                 style="ours" if way.option.kind == "build" else "",
             )
         )
-    horizon = years(facts.scenario.horizon_years)
-    over = ("First year", horizon.capitalize()) if months > 12 else (horizon.capitalize(),)
+    over = ("First year", horizon.capitalize()) if longer else (horizon.capitalize(),)
     titles = ("", "Accuracy", *over, "Answer (95 %)", "Labels", "Against the bars")
     return Table(titles, rows, numbers=range(1, 3 + len(over)), style="cards tight")
 

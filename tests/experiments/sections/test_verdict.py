@@ -79,6 +79,38 @@ def test_costs_decide_between_what_clears_every_bar(demo: Facts, usd: float, wor
     assert lead(clear).because.text.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (4499.6, 12_000.4, "$4,500, $7,500 less than second."),  # 7,500.80
+        (4500.4, 12_000.6, "$4,500, $7,501 less than second."),  # 7,500.20
+        (4499.6, 4500.4, "$4,500, about as much as second."),
+    ],
+)
+def test_a_difference_is_that_of_the_sums_that_are_shown(demo: Facts, first: float, second: float, words: str) -> None:
+    known = {"accuracy": ACCURACIES["gpt-4o"], "p95_ms": 900}
+    vendors = (vendor(usd / 9000, name=name, **known) for name, usd in (("first", first), ("second", second)))
+    shown = lead(under(with_test(demo, 0.5), *vendors))
+    assert shown.because.text.endswith(f"first costs least over 3 years: {words}")
+
+
+@pytest.mark.parametrize(
+    ("years", "titles"),
+    [
+        (0.5, ["6 months"]),
+        (1, ["1 year"]),
+        (1.004, ["1 year"]),
+        (1.01, ["First year", "1.01 years"]),
+        (3, ["First year", "3 years"]),
+    ],
+)
+def test_no_two_columns_of_costs_read_the_same(demo: Facts, years: float, titles: list[str]) -> None:
+    blocks = verdict.section(with_scenario(demo, horizon_years=years)).blocks
+    [table] = [block for block in blocks if isinstance(block, Table)]
+    assert list(table.titles[2:-3]) == titles
+    assert all(len(row.cells) == len(table.titles) for row in table.rows)
+
+
 @pytest.mark.parametrize(("right", "label"), [(7000, "Once that is settled"), (None, "Once it is measured")])
 def test_a_way_that_was_measured_is_not_still_to_be_measured(demo: Facts, right: int | None, label: str) -> None:
     scores = {} if right is None else {"calls": score(right)}
