@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+import sweeps
 from sweeps.checks.cleaning import find_waste, remove
 from sweeps.checks.verify import findings
 from sweeps.lock import LockError, acquire
@@ -157,6 +159,22 @@ def test_deleted_runs_go_and_the_champion_is_restored(place: Place) -> None:
         assert place.files(key) == [path for path in files if path.name != "step-1"]
     missed = [str(finding) for finding in findings(place.store, "mine")]
     assert not [text for text in missed if "trial 1" in text]
+
+
+def test_the_registry_is_that_of_the_store_whatever_the_environment_says(
+    place: Place, tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("trial-1", "final-0-0"):
+        place.client.delete_run(place.ids[key])
+    files = place.files("final-0-0")
+    shutil.copyfile(blank, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/other.db")
+    importlib.reload(sweeps)
+    assert place.shown() == ["mine: trial-1, deleted in MLflow"]
+    remove(place.store, find_waste(place.store))
+    assert place.shown() == []
+    assert place.client.get_run(place.ids["final-0-0"]).info.lifecycle_stage == "active"
+    assert place.files("final-0-0") == files
 
 
 def whole(folder: Path) -> set[Path]:

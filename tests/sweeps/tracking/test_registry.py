@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import create_trial
 from PIL import Image
 
+import sweeps
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.data.image_file import read_image
@@ -219,6 +221,20 @@ def test_other_data_have_models_of_their_own(place: Place, tmp_path: Path) -> No
         finish(store, study, accuracy, data={"data": "CIFAR-10", "data_sha256": sha256})
     found = {version.name: version.tags["study"] for version in champions(MlflowClient(store.tracking_uri))}
     assert found == {"cifar10": "better", "cifar10-1a2b3c4d": "small", "cifar10-5e6f7a8b": "large"}
+
+
+def test_a_champion_is_registered_in_its_store_whatever_the_environment_says(
+    empty_store: Callable[[Path], Store], tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = empty_store(tmp_path / "store"), f"sqlite:///{tmp_path}/other.db"
+    shutil.copyfile(blank, tmp_path / "other.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", other)
+    importlib.reload(sweeps)
+    finish(store, "mine", 0.9)
+    assert [version.tags["study"] for version in champions(MlflowClient(store.tracking_uri))] == ["mine"]
+    assert champions(MlflowClient(other, other)) == []
+    loaded = Place(store, torch.empty(0)).loaded()
+    assert len(loaded.predict(np.zeros((1, 32, 32, 3), np.uint8))) == 1
 
 
 def test_a_folder_that_was_renamed_keeps_its_better_champion(place: Place, tmp_path: Path) -> None:
