@@ -10,3 +10,5 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it wou
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 # The model registry is that of the store or of --tracking-uri; with this, clients take another.
 os.environ.pop("MLFLOW_REGISTRY_URI", None)
+# A setting of servers, with which MLflow refuses stores that have no server.
+os.environ.pop("MLFLOW_ENABLE_WORKSPACES", None)

@@ -224,7 +224,8 @@ def _collect(store: Store) -> None:
         StoreError: it failed.
     """
     command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", store.tracking_uri]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri}
+    # In the workspace of a server it would find nothing to remove.
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store.tracking_uri, "MLFLOW_WORKSPACE": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise StoreError(f"mlflow gc must succeed, but said: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")

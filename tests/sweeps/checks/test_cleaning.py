@@ -177,6 +177,17 @@ def test_the_registry_is_that_of_the_store_whatever_the_environment_says(
     assert place.files("final-0-0") == files
 
 
+def test_a_deleted_run_goes_although_the_environment_names_a_workspace_of_a_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "team")
+    importlib.reload(sweeps)
+    remove(place.store, find_waste(place.store))
+    assert place.shown() == []
+
+
 def whole(folder: Path) -> set[Path]:
     """Files of a store without those that SQLite has beside a database while a connection is open."""
     return {path for path in contents(folder) if not path.name.endswith(("-wal", "-shm"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import shutil
 import socket
 import sqlite3
 import sys
@@ -35,6 +36,15 @@ def test_a_server_that_stalls_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> 
         server.accept()[0].close()
         with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_a_local_store_opens_although_the_environment_enables_workspaces(
+    tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(blank, tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    importlib.reload(sweeps)
+    assert connect(f"sqlite:///{tmp_path}/mlflow.db").create_experiment("mine", str(tmp_path))
 
 
 @pytest.mark.slow
