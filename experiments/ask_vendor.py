@@ -110,6 +110,9 @@ def _run(options: argparse.Namespace) -> int:
     out = options.out or options.images / (re.sub(r"[^\w.-]+", "-", name) + ".csv")
     source = Source(options.url.rstrip("/"), options.model, options.reasoning_effort, data_set.sha256, data_set.name)
     with AnswerFile.open(out, source) as file:
+        if file.torn:
+            row = file.torn.decode(errors="replace")[:80]
+            print(f"the last row of {out} was cut short and is dropped: {row!r}", file=sys.stderr)
         spending.spent = file.usd
         left = [path for path in pictures if path.name not in file.answered]
         unasked = _ask_all(chat, left, file, options.concurrency, stop)

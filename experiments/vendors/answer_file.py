@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import os
@@ -13,7 +14,7 @@ from typing import IO, Self
 
 from pydantic.dataclasses import dataclass as validated
 
-from experiments.vendors.answers import COLUMNS, NOT_ANSWERED, Answer, read_answers, write_row
+from experiments.vendors.answers import ANSWERED, COLUMNS, NOT_ANSWERED, Answer, parse_answers, write_row
 from sweeps.validation import STRICT, InvalidFileError, read_json, write_json
 
 _HEADER = (",".join(COLUMNS) + "\n").encode()
@@ -55,12 +56,19 @@ class AnswerFile:
     Attributes:
         answered: names of the answered images.
         usd: cost of all tries in US dollars.
+        torn: what a crash left of a last row; not in the file any more.
     """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self._file = path, file
-        self._resume()
-        answers = read_answers(path)
+        self._file.seek(0)
+        content = self._file.read()
+        if content and not content.startswith(_HEADER):
+            raise InvalidFileError(f"{self.path.name} must begin with {_HEADER.decode().strip()!r}, or not exist")
+        last = content[content.rfind(b"\n") + 1 :]
+        self.torn = b"" if _is_whole(last) else last
+        self._kept = content.removesuffix(self.torn)
+        answers = parse_answers(self._kept or _HEADER, path.name)
         self.answered = {answer.image for answer in answers if answer.state != NOT_ANSWERED}
         self.usd = sum(answer.usd or 0.0 for answer in answers)
 
@@ -78,15 +86,13 @@ class AnswerFile:
                 file = stack.enter_context(path.open("a+b", buffering=0))
                 _lock(file, path)
                 answers = cls(path, file)
+                if answers.answered:
+                    _check_source(path, source)
+                answers._resume()
                 if not answers.answered:
                     write_json(_beside(path), source)
             except OSError as error:
                 raise InvalidFileError(f"--out must be a file that can be written to, but: {error}") from error
-            if answers.answered and (known := read_json(_beside(path), Source)) != source:
-                ours, theirs = source.parts(), known.parts()
-                differ = [part for part in ours if ours[part] != theirs[part]]
-                wanted, has = (", ".join(f"{part} {of[part]}" for part in differ) for of in (ours, theirs))
-                raise InvalidFileError(f"--out must be a file of answers with {wanted}, but those of {path} have {has}")
             yield answers
 
     def add(self, answer: Answer) -> None:
@@ -106,15 +112,32 @@ class AnswerFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _resume(self) -> None:
-        """Begin the file, or drop a last line that a crash cut short."""
-        self._file.seek(0)
-        content = self._file.read()
-        if not content:
+        """Begin the file, or end its last row, of which a part is dropped."""
+        if self.torn:
+            self._file.truncate(len(self._kept))
+        if not self._kept:
             self._append(_HEADER)
-        elif not content.startswith(_HEADER):
-            raise InvalidFileError(f"{self.path.name} must begin with {_HEADER.decode().strip()!r}, or not exist")
-        elif not content.endswith(b"\n"):
-            self._file.truncate(content.rindex(b"\n") + 1)
+        elif not self._kept.endswith(b"\n"):
+            self._append(b"\n")
+
+
+def _is_whole(row: bytes) -> bool:
+    """True if a row lacks its line end alone: the state is the last that is written of it."""
+    try:
+        [fields] = csv.reader([row.decode()], strict=True)
+        parse_answers(_HEADER + row, "")
+    except (ValueError, csv.Error, InvalidFileError):
+        return False
+    return len(fields) == len(COLUMNS) and fields[-1] in (ANSWERED, NOT_ANSWERED)
+
+
+def _check_source(path: Path, source: Source) -> None:
+    known = read_json(_beside(path), Source)
+    if known != source:
+        ours, theirs = source.parts(), known.parts()
+        differ = [part for part in ours if ours[part] != theirs[part]]
+        wanted, has = (", ".join(f"{part} {of[part]}" for part in differ) for of in (ours, theirs))
+        raise InvalidFileError(f"--out must be a file of answers with {wanted}, but those of {path} have {has}")
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -108,6 +108,7 @@ def test_answers_are_asked_for_resumed_and_kept_within_the_limit(
         with out.open("a") as file:
             file.write("00019.png,ca")  # a crash cut this line short
         assert ask_vendor.main([*options, "--max-usd", "1", "--concurrency", "3"]) == 0
+        assert f"the last row of {out} was cut short and is dropped: '00019.png,ca'" in capsys.readouterr().err
         assert len(stub.bodies) == 20
         assert ask_vendor.main([*options, "--max-usd", "1"]) == 0
         assert len(stub.bodies) == 20
@@ -142,6 +143,27 @@ def test_each_model_has_a_file_of_its_own_beside_the_images(
     for name in ("maker-small-2.csv", "large.csv"):
         assert len(read_answers(exported / name)) == 20
         assert f"20 of 20 images are answered in {exported / name}, for " in said
+
+
+def test_a_last_row_without_its_line_end_is_kept_or_dropped_by_the_command_of_its_service_alone(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    out = tmp_path / "a.csv"
+    with serving(cats) as stub:
+        options = ["--url", stub.url, "--price", "gpt-6-luna", "--images", str(exported), "--out", str(out)]
+        assert ask_vendor.main([*options, "--model", "m"]) == 0
+        whole = out.read_bytes()
+        for left in (whole[:-1], whole[:-2]):
+            out.write_bytes(left)
+            assert "but those of" in refused(ask_vendor.main, *options, "--model", "other")
+            assert out.read_bytes() == left
+            assert ask_vendor.main([*options, "--model", "m"]) == 0
+            assert len(read_answers(out)) == 20
+            if left == whole[:-1]:
+                assert out.read_bytes() == whole
+                assert (len(stub.bodies), capsys.readouterr().err) == (20, ""), "nothing is paid twice"
+    assert len(stub.bodies) == 21
+    assert capsys.readouterr().err.endswith(",answere'\n")
 
 
 def test_a_file_without_answers_is_of_no_service_yet(exported: Path, tmp_path: Path, refused: Refused) -> None:
