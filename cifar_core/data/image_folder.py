@@ -24,6 +24,7 @@ LAYOUTS = "a folder for each class, or train/ with those (and val/ and test/, if
 
 # What people call the folders of splits, in any case.
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+_SPLIT_COLUMNS = ("split", "set", "subset", "fold", "partition")
 _OF_SYSTEMS = ("Thumbs.db", "desktop.ini", "__MACOSX")  # which Windows and macOS put among pictures
 _SHOWN = 3  # names in a message
 
@@ -128,6 +129,11 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         )
     if twice := [name for name in ("path", "label") if columns.count(name) > 1]:
         raise DataError(f"{printable(table)}: its columns must have different names, but got {listed(twice)} again")
+    if given := [name for name in columns if name.strip().casefold() in _SPLIT_COLUMNS]:
+        raise DataError(
+            f"{printable(table)}: splits of your own must be folders train/, val/ and test/, but this has the column "
+            f"{listed(given)}; remove it to have them drawn"
+        )
     if not rows:
         raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
     seen: dict[str, int] = {}

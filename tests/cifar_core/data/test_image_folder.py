@@ -97,6 +97,14 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
             "path,label\na.jpg,x, y",
             "each line must have 2 fields as the first, those with a comma in quotes, but line 2 has more",
         ),
+        *(
+            (
+                f"path,label,{name}\na.jpg,x,test",
+                "splits of your own must be folders train/, val/ and test/, but this has the column "
+                f"{name!r}; remove it to have them drawn",
+            )
+            for name in ("split", "Set", "SUBSET ", "fold", "partition")
+        ),
         ("path,label,label\na.jpg,x,y", "its columns must have different names, but got 'label' again"),
         ("path,label\n", "it must list pictures, but has only its first line"),
         ('path,label\na.jpg,"x\nb.jpg,y', "this must be a CSV file, but: unexpected end of data"),
