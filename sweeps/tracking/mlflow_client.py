@@ -24,9 +24,11 @@ from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.views import view_tags
 
 # Silence what MLflow and its migrations log about their own steps; `answering` reports a store that does not answer.
+# Of many classes, MLflow shortens the param `classes` that it makes for a champion: `validation` warns of that.
 for _name, _level in (
     ("mlflow", logging.WARNING),
     ("mlflow.store.db.utils", logging.CRITICAL),
+    ("mlflow.utils.validation", logging.ERROR),
     ("alembic", logging.WARNING),
     ("urllib3", logging.ERROR),
 ):

@@ -47,6 +47,17 @@ def test_a_local_store_opens_although_the_environment_enables_workspaces(
     assert connect(f"sqlite:///{tmp_path}/mlflow.db").create_experiment("mine", str(tmp_path))
 
 
+def test_a_param_that_mlflow_shortens_is_no_warning_in_the_middle_of_a_sweep(
+    tmp_path: Path, blank: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(blank, tmp_path / "mlflow.db")
+    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.create_run("0").info.run_id
+    client.log_param(run, "classes", str([f"class {number}" for number in range(1000)]))
+    assert len(client.get_run(run).data.params["classes"]) == 6000
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("create", [open_client, MlflowClient], ids=["here", "by an earlier version"])
 def test_a_database_whose_creation_was_cut_short_can_be_opened(
