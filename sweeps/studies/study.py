@@ -28,6 +28,7 @@ from sweeps.store import Store, StoreError
 from sweeps.studies.pruners import PRUNERS, model_of
 from sweeps.studies.settings import check_settings, settings_of
 from sweeps.studies.storage import StudyError, open_storage, opening_storage
+from sweeps.words import counted
 
 BASELINE = "baseline"  # user attribute of the trial that is confirmed in any case: see `Beginning`
 REMOVED = "removed_runs"  # attribute of a study: keys of runs that were removed from MLflow on purpose
@@ -226,12 +227,13 @@ def started_trials(study: optuna.Study) -> int:
 
 
 def left_out(study: optuna.Study, trials: int) -> Iterator[str]:
-    """Yield a warning if `trials` is too small for all queued recipes."""
+    """Yield a warning if the study ends with trial `trials`, before all queued recipes are tried."""
     queued = sum(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     needed = started_trials(study) + queued
     if queued and needed > trials:
         lost = min(queued, needed - trials)
-        yield f"--trials {trials} leaves out {lost} of the {queued} queued recipes; --trials {needed} tries all"
+        ends = f"the study ends after {counted(trials, 'trial')}"  # more than asked for if it had started more
+        yield f"{ends}, which leaves out {counted(lost, 'queued recipe')}; --trials {needed} tries all"
 
 
 def trials_since_best(study: optuna.Study) -> int:

@@ -278,12 +278,18 @@ class TestQueue:
         assert draw(open_study(plan, storage, [recipe]), plan, 1) == [pytest.approx(START)]
 
     @pytest.mark.parametrize(
-        ("trials", "lines"), [(9, []), (2, ["--trials 2 leaves out 1 of the 3 queued recipes; --trials 3 tries all"])]
+        ("started", "trials", "lines"),
+        [
+            (0, 9, []),
+            (0, 2, ["the study ends after 2 trials, which leaves out 1 queued recipe; --trials 3 tries all"]),
+            (1, 1, ["the study ends after 1 trial, which leaves out 2 queued recipes; --trials 3 tries all"]),
+        ],
     )
     def test_recipes_that_no_trial_is_left_for_are_counted(
-        self, storage: BaseStorage, plan: Plan, trials: int, lines: list[str]
+        self, storage: BaseStorage, plan: Plan, started: int, trials: int, lines: list[str]
     ) -> None:
         study = open_study(replace(plan, starts=False), storage, [Recipe(cutout=cut) for cut in (2, 4, 6)])
+        draw(study, plan, started)
         assert list(left_out(study, trials)) == lines
 
     def test_enqueued_recipes_are_tried_before_others_also_in_a_study_that_has_started_trials(
