@@ -56,7 +56,7 @@ from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from sweeps.words import about, counted
+from sweeps.words import about, counted, to_number
 
 _WITHOUT_STUDY = "fast94"  # the recipe where the store has no study
 _OVERHEAD = 1.15  # for validation, pictures and checkpoints
@@ -272,7 +272,7 @@ def _adapted(heads: Sequence[AdaptRun], data: Splits) -> dict[str, str]:
 
 def _parse_shares(text: str) -> tuple[float, ...]:
     try:
-        shares = tuple(sorted(float(part) for part in text.split(",")))
+        shares = tuple(sorted(to_number(part) for part in text.split(",")))
     except ValueError:
         shares = ()
     if not shares or not all(0 < share <= 1 for share in shares):

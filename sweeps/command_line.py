@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from cifar_core.errors import UserError, first_line, printable
 from sweeps.standard_streams import protect_streams
 from sweeps.store import DEFAULT_STORE, Store
+from sweeps.words import to_number
 
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
@@ -118,7 +119,7 @@ def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[flo
 
     def parse(text: str) -> float:
         try:
-            value = kind(text)
+            value = to_number(text, kind)
         except ValueError:
             value = None
         if value is None or not holds(value):

@@ -1,4 +1,4 @@
-"""Numbers, times and lists of names in words."""
+"""Numbers, times and lists of names in words, and numbers that users write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from cifar_core.errors import suggest_name
 from cifar_core.recipe import Recipe
 
 _MOST_NAMES = 10
+
+
+def to_number(text: str, kind: type[int] | type[float] = float) -> float:
+    """Return the number that a user wrote. Python itself takes `1_000` as well, and digits of other scripts.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"no number: {text!r}")
+    return kind(text)
 
 
 def percent(share: float, decimals: int = 1) -> str:

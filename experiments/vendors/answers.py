@@ -15,6 +15,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.errors import cause, printable
 from cifar_core.files import csv_reader, decode_text, read_text
 from sweeps.validation import InvalidFileError
+from sweeps.words import to_number
 
 COLUMNS = ("image", "answer", "seconds", "usd", "state")
 ANSWERED, NOT_ANSWERED = "answered", "failed"  # of a state; empty: answered
@@ -167,7 +168,7 @@ def _answers(rows: csv.DictReader[str], file: str) -> Iterator[Answer]:
 def _number(row: Mapping[str, str | None], name: str, place: str) -> float | None:
     text = row.get(name) or ""
     try:
-        value = float(text) if text else None
+        value = to_number(text) if text else None
     except ValueError:
         value = -1.0
     if value is not None and not 0 <= value < 1e12:

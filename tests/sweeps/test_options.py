@@ -141,9 +141,9 @@ class TestArgumentsThatCannotBe:
         [
             ("cpus-per-trial", "0 -1 x 0.00001 inf", "a number of at least 0.0001"),
             ("gpus-per-trial", "-1 1.5 inf nan 0.00001", "a whole number or a fraction of 1 of at least 0.0001"),
-            ("trials", "0 -3 x 2.5", "a whole number of at least 1"),
+            ("trials", "0 -3 x 2.5 1_000 \uff15", "a whole number of at least 1"),
             ("workers", "0", "a whole number of at least 1"),
-            ("timeout", "inf", "a number above 0"),
+            ("timeout", "inf 1_0", "a number above 0"),
             ("max-parameters", "0 1e6", "a whole number of at least 1"),
             ("max-latency", "0 nan", "a number above 0"),
             ("patience", "0", "a whole number of at least 1"),

@@ -117,6 +117,8 @@ def test_whatever_a_service_says_is_one_row(text: str, seconds: float | None, us
         (b'image,answer\n0,"cat\n1,dog\n2,frog\n', "a.csv must be a CSV file, but: unexpected end of data"),
         (b"image,answer,usd\n0,cat,much\n", "usd must be a number >= 0 or empty, but got 'much'"),
         (b"image,answer,usd\n0,cat,nan\n", "usd must be a number >= 0 or empty, but got 'nan'"),
+        (b"image,answer,usd\n0,cat,1_000\n", "usd must be a number >= 0 or empty, but got '1_000'"),
+        ("image,answer,usd\n0,cat,\uff11\n".encode(), "usd must be a number >= 0 or empty, but got '\uff11'"),
         (
             b"image,answer,seconds,usd,state\n0,cat,1,1,fine\n",
             "state must be answered, failed or empty, but got",
