@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import math
+import re
 import struct
 import threading
 import warnings
@@ -117,6 +118,7 @@ def _square(file: ImageFile.ImageFile, side: int) -> npt.NDArray[np.uint8]:
     """
     deep = ";16" in str(file.tile)
     inverted = getattr(file, "tag_v2", {}).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
+    _scale_transparency(file)
     file.load()
     with contextlib.suppress(*_OF_DAMAGED_EXIF):
         ImageOps.exif_transpose(file, in_place=True)  # else it copies the picture even where it is upright
@@ -130,6 +132,18 @@ def _square(file: ImageFile.ImageFile, side: int) -> npt.NDArray[np.uint8]:
         image = _to_srgb(band if white is None else _to_grey(band, white, inverted=inverted))
         narrow.append(np.asarray(image.resize((side, image.height), Image.Resampling.LANCZOS)))
     return np.array(Image.fromarray(np.concatenate(narrow)).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def _scale_transparency(file: ImageFile.ImageFile) -> None:
+    """Give the transparent colour of a PNG the 8 bits of its decoded pixels; Pillow leaves it as it is in the file.
+
+    Grey values of 16 bits stay as they are, in both.
+    """
+    colour, tile = file.info.get("transparency"), str(file.tile)
+    if isinstance(colour, tuple) and ";16" in tile:
+        file.info["transparency"] = tuple(part >> 8 for part in colour)
+    elif isinstance(colour, int) and (bits := re.search(r"'L;([24])'", tile)):
+        file.info["transparency"] = colour * 255 // (2 ** int(bits[1]) - 1)
 
 
 def _bands(image: Image.Image) -> Iterator[Image.Image]:
@@ -148,6 +162,8 @@ def _white(image: Image.Image) -> float:
         ValueError: some are far below 0, infinite or no numbers.
     """
     bands = (np.asarray(band) for band in _bands(image))
+    if (hidden := image.info.get("transparency")) is not None:
+        bands = (np.where(values == hidden, 0, values) for values in bands)
     ends = [float(end) for values in bands for end in (values.min(), values.max())]  # NaN if any is
     if odd := [end for end in ends if not math.isfinite(end)]:
         raise ValueError(f"its numbers must be finite, but one is {odd[0]:g}")
@@ -160,8 +176,12 @@ def _white(image: Image.Image) -> float:
 
 def _to_grey(image: Image.Image, white: float, *, inverted: bool) -> Image.Image:
     """Convert numbers of more than 8 bits to grey values; `convert` would clip them at 255."""
-    shares = np.asarray(image, dtype=np.float32).clip(0, white) / white
-    return Image.fromarray(((1 - shares if inverted else shares) * 255).round().astype(np.uint8))
+    numbers = np.asarray(image)
+    shares = numbers.astype(np.float32).clip(0, white) / white
+    grey = Image.fromarray(((1 - shares if inverted else shares) * 255).round().astype(np.uint8))
+    if (hidden := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(numbers != hidden).convert("L"))
+    return grey
 
 
 def _check_depth(image: Image.Image) -> None:

@@ -102,6 +102,38 @@ class TestPictures:
         image.save(tmp_path / "a.gif", transparency=0)
         assert (pixel(tmp_path / "a.gif", 4, 4), pixel(tmp_path / "a.gif", 28, 4)) == (WHITE, BLUE)
 
+    @pytest.mark.parametrize(
+        ("bits", "kind", "hidden", "shown", "expected"),
+        [
+            (1, 0, [0], [1], WHITE),
+            (2, 0, [1], [2], (170, 170, 170)),
+            (4, 0, [3], [12], (204, 204, 204)),
+            (8, 0, [3], [204], (204, 204, 204)),
+            (16, 0, [1000], [65_535 - 257], (254, 254, 254)),
+            (16, 0, [65_535], [2048], (128, 128, 128)),  # of the range of what is seen
+            (8, 2, [3, 4, 5], [255, 0, 0], RED),
+            (16, 2, [1000, 2000, 3000], [65_535, 0, 0], RED),
+            (16, 2, [1000, 0, 0], [65_535, 0, 0], RED),
+        ],
+    )
+    def test_a_colour_of_a_png_that_is_transparent(
+        self, tmp_path: Path, bits: int, kind: int, hidden: list[int], shown: list[int], expected: tuple[int, ...]
+    ) -> None:
+        row = "".join(f"{number:0{bits}b}" for number in hidden * 16 + shown * 16)
+        rows = (b"\0" + int(row, 2).to_bytes(len(row) // 8, "big")) * 32
+        path = tmp_path / "a.png"
+        with path.open("wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
+            for name, content in (
+                (b"IHDR", struct.pack(">IIBBBBB", 32, 32, bits, kind, 0, 0, 0)),
+                (b"tRNS", struct.pack(f">{len(hidden)}H", *hidden)),
+                (b"IDAT", zlib.compress(rows)),
+                (b"IEND", b""),
+            ):
+                checked = struct.pack(">I", zlib.crc32(name + content))
+                file.write(struct.pack(">I", len(content)) + name + content + checked)
+        assert (pixel(path, 4, 4), pixel(path, 28, 4)) == (WHITE, expected)
+
     @pytest.mark.parametrize("name", ["a.jpg", "a.tiff"])
     def test_cmyk(self, tmp_path: Path, name: str) -> None:
         path = picture(tmp_path / name, colour=(0, 0, 0, 255), mode="CMYK")
