@@ -49,6 +49,9 @@ def save_state(state: TrainState, path: Path) -> None:
     """
     tensors: dict[str, Tensor] = {name: getattr(state, name) for name in ("order", *_SUMS)}
     tensors["generator"] = state.generator.get_state()
+    if state.ahead:
+        images, labels = zip(*state.ahead, strict=True)
+        tensors |= {"ahead.images": torch.cat(images), "ahead.labels": torch.cat(labels)}
     tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in state.moved_average.items()}
@@ -113,6 +116,9 @@ def load_state(recipe: Recipe, path: Path, data: Splits, hardware: Hardware) -> 
         except RuntimeError as error:
             raise CheckpointError(f"{path}: training can only resume on the kind of device that it began on") from error
         state.order = tensors["order"].to(hardware.device)
+        if ahead := under("ahead.", tensors):
+            batches = (ahead[name].to(hardware.device).split(recipe.batch_size) for name in ("images", "labels"))
+            state.ahead = list(zip(*batches, strict=True))
         state.step = facts["step"]
         state.batches = facts["batches"]
         state.loss_sum, state.right_sum = (tensors[name].to(hardware.device) for name in _SUMS)

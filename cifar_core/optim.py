@@ -43,10 +43,9 @@ def build_optimizers(model: nn.Module, recipe: Recipe, *, bf16: bool = False) ->
     Raises:
         RecipeError: the learning rate is still "range-test".
     """
-    groups = _groups(model, recipe)
+    others, hidden = _groups(model, recipe)
     fused = not any(parameter.is_meta for parameter in model.parameters())  # fused kernels reject the meta device
     optimizers: list[Optimizer] = []
-    others = [group for kind, group in groups if kind != "hidden"]
     match recipe.optimizer, recipe.aux_optimizer:
         case "muon", "adamw":
             optimizers.append(AdamW(others, betas=(recipe.aux_momentum, 0.95), eps=1e-10, fused=fused))
@@ -64,18 +63,22 @@ def build_optimizers(model: nn.Module, recipe: Recipe, *, bf16: bool = False) ->
             optimizers.append(Ranger(others, betas=(recipe.momentum, 0.999), degenerated_to_sgd=True))
         case _:
             optimizers.append(AdamW(others, betas=(recipe.momentum, 0.99), fused=fused))
-    if hidden := [group | {"use_muon": True} for kind, group in groups if kind == "hidden"]:
+    if hidden:
         polar = recipe.orthogonalization == "polar-express"
         steps, coefficients = (5, "polar_express") if polar else (3, "original")
         muon = _muon(bf16=bf16)
-        optimizers.append(muon(hidden, momentum=recipe.momentum, ns_steps=steps, ns_coeffs=coefficients))
+        of_muon = [group | {"use_muon": True} for group in hidden]
+        optimizers.append(muon(of_muon, momentum=recipe.momentum, ns_steps=steps, ns_coeffs=coefficients))
         if recipe.reset_norms:
             optimizers[-1].register_step_pre_hook(_reset_norms)
     return optimizers
 
 
-def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
-    """The trainable weights by kind (hidden, head, matrix, vector) and by whether they are of the first layer."""
+def _groups(model: nn.Module, recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups of trainable weights that Muon does not take, and those it takes.
+
+    Weights are in one group unless their rates or decays may differ, as each group costs a call in every step.
+    """
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     head = layers[-1].weight
     first = {weight for layer in layers if layer.weight.shape[1] == _COLOURS for weight in layer.parameters()}
@@ -89,7 +92,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
         "matrix": (aux_rate, recipe.weight_decay),
         "vector": (aux_rate * recipe.bias_lr_multiple, recipe.weight_decay if recipe.decay_all else 0.0),
     }
-    found: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    found: dict[tuple[bool, float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for weight in model.parameters():
         if not weight.requires_grad:
             continue
@@ -99,14 +102,14 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[tuple[str, dict[str, Any]]
             kind = "head"
         else:
             kind = "vector" if weight.ndim < 2 else "matrix"
-        found[kind, weight in first].append(weight)
-    groups = []
-    for (kind, of_first), weights in found.items():
         lr, decay = settings[kind]
         if muon and recipe.aux_optimizer == "sgd" and kind != "hidden":
             decay *= rate / lr  # rate times decay is that of Muon, before momentum multiplies both
-        group = {"params": weights, "lr": lr, "peak_lr": lr, "weight_decay": decay, "first": of_first}
-        groups.append((kind, group))
+        found[kind == "hidden", lr, decay, recipe.freeze_first < 1 and weight in first].append(weight)
+    groups: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
+    for (of_muon, lr, decay, may_freeze), weights in found.items():
+        group = {"params": weights, "lr": lr, "peak_lr": lr, "weight_decay": decay, "first": may_freeze}
+        groups[of_muon].append(group)
     return groups
 
 

@@ -36,6 +36,7 @@ from cifar_core.recipe import Recipe
 
 _WHITENING_IMAGES = 5_000
 _EVALUATION_BATCH = 500
+_AHEAD = 160  # images that are drawn and augmented at once, in batches of at most half as many
 _FLIP_SEED = 0x666C6970  # keeps the alternating flips apart from the order of the images, which the seed draws as well
 
 
@@ -102,6 +103,7 @@ class TrainState:
     generator: torch.Generator  # on the device; all that is drawn after the start comes from it
     total_steps: int
     order: Tensor  # indices of the training images left in this pass
+    ahead: list[tuple[Tensor, Tensor]]  # the next batches, normalised (N, 3, side, side), and their labels (N,)
     mirrored: Tensor  # bool (N,): training images that alternating flips mirror in even passes; empty without
     average: dict[str, Tensor]  # of the model's state, by name; empty if the recipe averages nothing
     loss_sum: Tensor  # scalar on the device: sum of the batches' mean losses since the last point
@@ -136,6 +138,7 @@ class TrainState:
             generator=generator,
             total_steps=total_steps(recipe, len(data.train)),
             order=torch.empty(0, dtype=torch.long, device=hardware.device),
+            ahead=[],
             mirrored=_random_half(len(data.train) if recipe.alternate_flip else 0, recipe.seed).to(hardware.device),
             average={} if recipe.average == "none" else averaging.new_average(model),
             loss_sum=torch.zeros((), device=hardware.device),
@@ -247,24 +250,25 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     Raises:
         OutOfMemory: the batch did not fit into the memory of the device.
     """
-    recipe, data_set, hardware = state.recipe, state.data_set, state.hardware
+    recipe, hardware = state.recipe, state.hardware
     with oom_context(f"a batch of {recipe.batch_size} images", recipe):
         if state.forward is None:  # before the schedule freezes a layer, as a graph keeps what it computes
             with hardware.kernels(deterministic=recipe.deterministic):
                 state.forward = cuda_graphs.forward_of(state.model, (recipe.batch_size, *images.shape[1:]), hardware)
         set_schedule(state.optimizers, values)
-        batch, state.order = take_batch(state.order, recipe.batch_size, len(images), state.generator)
-        mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
-        mean, _ = _statistics("dataset", data_set, hardware.device)
-        inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
-        targets = F.one_hot(labels[batch], len(data_set.classes)).float()
-        inputs, targets = mix(normalise(inputs, recipe.normalisation, data_set), targets, recipe, state.generator)
+        if not state.ahead:
+            state.ahead = _next_batches(state, images, labels)
+        inputs, targets = state.ahead.pop(0)
+        if recipe.mix != "none":
+            targets = F.one_hot(targets, len(state.data_set.classes)).float()
+            inputs, targets = mix(inputs, targets, recipe, state.generator)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with hardware.kernels(deterministic=recipe.deterministic):
             with hardware.autocast():
                 logits = state.forward(inputs).float()
                 loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            state.model.zero_grad(set_to_none=True)
+            for optimizer in state.optimizers:
+                optimizer.zero_grad()
             loss.backward()
             if recipe.clip_norm:
                 nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
@@ -273,7 +277,8 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     state.step += 1
     if state.average:
         _update_average(state)
-    return loss.detach(), (logits.detach().argmax(1) == targets.argmax(1)).float().mean()
+    classes = targets if recipe.mix == "none" else targets.argmax(1)
+    return loss.detach(), (logits.detach().argmax(1) == classes).float().mean()
 
 
 def predict(
@@ -371,9 +376,21 @@ def _random_half(count: int, seed: int) -> Tensor:
     return torch.rand(count, generator=generator) < 0.5
 
 
+def _next_batches(state: TrainState, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Draw, augment and normalise the next batches: several small ones at once, as each operation takes its time."""
+    recipe, size = state.recipe, state.recipe.batch_size
+    count = max(1, min(_AHEAD // size, state.total_steps - state.step))
+    batch, state.order = take_batch(state.order, count * size, len(images), state.generator)
+    mirrored = _mirrored(state, batch, len(images)) if recipe.alternate_flip else None
+    mean, _ = _statistics("dataset", state.data_set, state.hardware.device)
+    inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
+    inputs = normalise(inputs, recipe.normalisation, state.data_set)
+    return list(zip(inputs.split(size), labels[batch].split(size), strict=True))
+
+
 def _mirrored(state: TrainState, batch: Tensor, images: int) -> Tensor:
-    """Return which images of the batch are to be mirrored, bool (N,); it may span two passes."""
-    first = state.step * len(batch)
+    """Return which of the next images are to be mirrored, bool (N,); they may span two passes."""
+    first = state.step * state.recipe.batch_size
     odd = (torch.arange(first, first + len(batch), device=batch.device) // images) % 2 == 1
     return state.mirrored[batch] ^ odd
 

@@ -98,7 +98,8 @@ class Dropout(nn.Module):
         if self.generator is None:
             raise RuntimeError("Dropout.generator must be set before training")
         kept = kept_elements(inputs.device.type, inputs.numel(), self.probability, self.generator)
-        kept = kept.to(inputs.dtype).div_(1 - self.probability)  # in the memory layout of the input
+        kept = kept.view(torch.uint8).to(inputs.dtype)  # on a CPU bools take four to seven times as long
+        kept.div_(1 - self.probability)  # in the memory layout of the input
         return inputs * kept.as_strided(inputs.shape, torch.empty_like(inputs, device="meta").stride())
 
 

@@ -48,8 +48,11 @@ class Library:
 
         Whole numbers are passed as int64_t, others as float, tensors as their addresses, and None as null.
         """
-        threads = ctypes.c_int64(torch.get_num_threads())
-        return int(getattr(self.functions, name)(self.parallel, threads, *map(_argument, arguments)))
+        function = getattr(self.functions, name)
+        if function.argtypes is None:
+            function.argtypes = [ctypes.c_void_p, ctypes.c_int64, *map(_kind, arguments)]
+        given = (value.data_ptr() if isinstance(value, Tensor) else value for value in arguments)
+        return int(function(self.parallel, torch.get_num_threads(), *given))
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -75,12 +78,10 @@ def as_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _argument(value: int | float | Tensor | None) -> ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p:
+def _kind(value: int | float | Tensor | None) -> type[ctypes.c_int64 | ctypes.c_float | ctypes.c_void_p]:
     if isinstance(value, int):
-        return ctypes.c_int64(value)
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None if value is None else value.data_ptr())
+        return ctypes.c_int64
+    return ctypes.c_float if isinstance(value, float) else ctypes.c_void_p
 
 
 @functools.cache

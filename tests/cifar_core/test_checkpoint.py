@@ -137,6 +137,7 @@ def test_a_run_that_is_stopped_and_saved_after_any_steps_is_the_undisturbed_one(
     whole = TrainState.create(recipe, DATA, hardware)
     expected = [shown(point) for point in train(whole, DATA, points)]
     assert whole.total_steps == 8
+    assert not whole.ahead, "the file of weights would hold images"
     for stops in (range(1, 8), (2, 5)):  # one step between two saves, or several
         state, found = TrainState.create(recipe, DATA, hardware), []
         for stop in (*stops, 8):

@@ -239,6 +239,21 @@ def test_without_gradient_only_decay_acts_and_only_on_matrices(name: str) -> Non
             assert torch.equal(parameter, before[label]), label
 
 
+@pytest.mark.parametrize(
+    ("change", "groups"),
+    [
+        ({}, 1),
+        ({"weight_decay": 0.5}, 2),
+        ({"weight_decay": 0.5, "decay_all": True}, 1),
+        ({"head_lr_multiple": 2.0}, 2),
+        ({"freeze_first": 0.5}, 2),
+    ],
+)
+def test_weights_of_equal_rates_and_decays_are_one_group(change: dict[str, Any], groups: int) -> None:
+    recipe = replace(Recipe(optimizer="sgd", weight_decay=0.0), **change)
+    assert len(build_groups(small_network(), recipe)) == groups
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_schedule_scales_every_peak(name: str) -> None:
     model = small_network()
