@@ -35,7 +35,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe, *, bf16: bool = False) ->
 
     Biases and norms have their own rate and, without `decay_all`, no weight decay. The weights of the last layer have
     their own rate. For `set_schedule`, each group keeps its peak rate under the key `peak_lr`, and under `first`
-    whether it is of the first layer: the layers that take the three colours.
+    whether it is of a first layer that the recipe freezes: the layers that take the three colours.
 
     Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). Polar Express: Amsel et al.,
     "The Polar Express: Optimal matrix sign methods and their application to the Muon algorithm" (2025).
