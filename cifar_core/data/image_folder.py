@@ -116,7 +116,7 @@ def _loose(folder: Path) -> str:
 
 
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield (file, class, "train") of every line of a CSV file."""
+    """Yield (file, class, split) of every line of a CSV file."""
     try:
         reader = csv_reader(decode_text(table.read_bytes()))
         rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
@@ -137,6 +137,7 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
     if not rows:
         raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
     seen: dict[str, int] = {}
+    found: list[tuple[Path, str, str]] = []
     for line, row in rows:
         if any(map(str.strip, row.get(None, ()))):  # the key of surplus fields
             raise DataError(
@@ -156,7 +157,15 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
                 f"{printable(table)}: each path must lead from {printable(folder)} to a file, but line {line} has "
                 f"{place!r}"
             )
-        yield path, label, "train"
+        found.append((path, label, Path(place).parts[0]))
+    tops = sorted({top for _, _, top in found})
+    has_splits = sum(top.casefold() in _SPLIT_NAMES for top in tops) > 1  # else their test pictures would be trained on
+    if has_splits and (others := [top for top in tops if top not in SPLITS]):
+        raise DataError(
+            f"{printable(table)}: where paths are in folders of splits, all must be in train/, val/ and test/, but "
+            f"others are in {listed(others)}"
+        )
+    yield from ((path, label, top if has_splits else "train") for path, label, top in found)
 
 
 def _check_classes(folder: Path, classes: Sequence[str]) -> None:

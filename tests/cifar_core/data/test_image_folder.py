@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cifar_core.data import DataError
-from cifar_core.data.image_folder import Layout, find_pictures
+from cifar_core.data.image_folder import Layout, find_pictures, listed
 from tests.cifar_core.support import refusal
 
 TWINS = "classes must differ in more than capital letters, needless spaces and the encoding of accents"
@@ -137,6 +138,33 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, rows: str) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(rows)
     assert shown(tmp_path, find_pictures(tmp_path, table)) == ["a.jpg x train", "b.jpg y train"]
+
+
+@pytest.mark.parametrize(
+    ("tops", "splits"),
+    [
+        (("train", "test"), ("train", "test")),
+        (("./train", "val"), ("train", "val")),
+        (("train", "extra"), ("train", "train")),
+        (("Training", "extra"), ("train", "train")),
+    ],
+)
+def test_paths_of_a_table_in_folders_of_splits(tmp_path: Path, tops: Sequence[str], splits: Sequence[str]) -> None:
+    paths = [f"{top}/{name}.jpg" for top, name in zip((tops[0], *tops), "abc", strict=True)]
+    table = touch(tmp_path, *paths) / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{path},{name}\n" for path, name in zip(paths, "xyx", strict=True)))
+    layout = find_pictures(tmp_path, table)
+    assert [picture.split for picture in layout.pictures] == ["train", *splits]
+
+
+@pytest.mark.parametrize("tops", [("train", "test", "extra"), ("Train", "TEST")])
+def test_paths_of_a_table_in_folders_beside_those_of_splits(tmp_path: Path, tops: Sequence[str]) -> None:
+    paths = [f"{top}/1.jpg" for top in tops]
+    table = touch(tmp_path, *paths) / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"{path},x\n" for path in paths))
+    others = listed(sorted(set(tops) - {"train", "test"}))
+    rule = "where paths are in folders of splits, all must be in train/, val/ and test/, but others are in"
+    assert refusal(lambda: find_pictures(tmp_path, table), DataError) == f"{table}: {rule} {others}"
 
 
 def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
