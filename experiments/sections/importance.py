@@ -272,36 +272,31 @@ def _among(column: pd.Series, allowed: Sequence[Any]) -> Any:  # type: ignore[ty
 
 
 def _trial(row: Mapping[Hashable, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    has = {name: drawn for name, drawn in space.items() if not pd.isna(row[name])}
-    params = {name: int(row[name]) if isinstance(drawn, IntDistribution) else row[name] for name, drawn in has.items()}
-    return create_trial(params=params, distributions=has, value=row["accuracy"])
+    drawn = {name: distribution for name, distribution in space.items() if not pd.isna(row[name])}
+    params = {name: _nearest(row[name], distribution) for name, distribution in drawn.items()}
+    return create_trial(params=params, distributions=drawn, value=row["accuracy"])
+
+
+def _nearest(value: Any, drawn: BaseDistribution) -> Any:
+    """The value, or the nearest one that the search could draw: a recipe that was queued may have another."""
+    if not isinstance(drawn, IntDistribution | FloatDistribution):
+        return value
+    value = min(max(value, drawn.low), drawn.high)
+    return drawn.low + round((value - drawn.low) / drawn.step) * drawn.step if drawn.step else value
 
 
 def _distribution(
     column: pd.Series,  # type: ignore[type-arg, unused-ignore]
     parameters: Mapping[str, Parameter],
 ) -> BaseDistribution:
-    """The distribution that the search drew a column of `varied` from.
-
-    Where it does not hold all values, it is of another version of the search space: the values then make one.
-    """
+    """The distribution that the search drew a column of `varied` from, with the choices that queued recipes add."""
     parameter = parameters.get(str(column.name))
     drawn = None if parameter is None else parameter.distribution
     values, numeric = set(column), column.dtype == np.float64
     if isinstance(drawn, CategoricalDistribution) or not numeric:
         choices = _typed(pd.Series(getattr(drawn, "choices", ())).astype(str)).tolist()
         return CategoricalDistribution(choices if values <= set(choices) else sorted(values))
-    if drawn is not None and all(_holds(drawn, value) for value in values):
-        return drawn
-    return FloatDistribution(min(values), max(values), log=_is_log(column, parameters))
-
-
-def _holds(drawn: BaseDistribution, value: float) -> bool:
-    try:
-        create_trial(params={"": value}, distributions={"": drawn}, value=0.0)
-    except ValueError:
-        return False
-    return True
+    return drawn or FloatDistribution(min(values), max(values))
 
 
 def _is_log(column: pd.Series, parameters: Mapping[str, Parameter]) -> bool:  # type: ignore[type-arg, unused-ignore]
