@@ -129,13 +129,19 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         )
     if twice := [name for name in ("path", "label") if columns.count(name) > 1]:
         raise DataError(f"{printable(table)}: its columns must have different names, but got {listed(twice)} again")
-    if given := [name for name in columns if name.strip().casefold() in _SPLIT_COLUMNS]:
+    if not rows:
+        raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
+    others = {name: {str(row[name] or "").strip().casefold() for _, row in rows} for name in columns}
+    del others["path"], others["label"]
+    if given := [
+        name
+        for name, values in others.items()
+        if name.strip().casefold() in _SPLIT_COLUMNS or values <= {*_SPLIT_NAMES}
+    ]:
         raise DataError(
             f"{printable(table)}: splits of your own must be folders train/, val/ and test/, but this has the column "
             f"{listed(given)}; remove it to have them drawn"
         )
-    if not rows:
-        raise DataError(f"{printable(table)}: it must list pictures, but has only its first line")
     seen: dict[str, int] = {}
     found: list[tuple[Path, str, str]] = []
     for line, row in rows:
@@ -160,10 +166,10 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, str, str]]:
         found.append((path, label, Path(place).parts[0]))
     tops = sorted({top for _, _, top in found})
     has_splits = sum(top.casefold() in _SPLIT_NAMES for top in tops) > 1  # else their test pictures would be trained on
-    if has_splits and (others := [top for top in tops if top not in SPLITS]):
+    if has_splits and (beside := [top for top in tops if top not in SPLITS]):
         raise DataError(
             f"{printable(table)}: where paths are in folders of splits, all must be in train/, val/ and test/, but "
-            f"others are in {listed(others)}"
+            f"others are in {listed(beside)}"
         )
     yield from ((path, label, top if has_splits else "train") for path, label, top in found)
 

@@ -104,7 +104,7 @@ def test_a_table(tmp_path: Path, encoding: str) -> None:
                 "splits of your own must be folders train/, val/ and test/, but this has the column "
                 f"{name!r}; remove it to have them drawn",
             )
-            for name in ("split", "Set", "SUBSET ", "fold", "partition")
+            for name in ("split", "Set", "SUBSET ", "fold", "partition", "phase")
         ),
         ("path,label,label\na.jpg,x,y", "its columns must have different names, but got 'label' again"),
         ("path,label\n", "it must list pictures, but has only its first line"),
