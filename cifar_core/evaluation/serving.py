@@ -37,8 +37,8 @@ def time_serving(model: nn.Module, split: Split, hardware: Hardware, normalisati
     """Time the prediction of the first images of `split`, in batches of the sizes in `BATCHES`.
 
     The images of a smaller split are repeated. Of three rounds of a second each (up to ten where single images are
-    slow) the one with the least mean counts: unlike a percentile, it has a few long hiccups in it. Other work on the
-    machine that lasts through all of them is not excluded.
+    slow) the one with the least mean counts, as a mean, unlike a percentile, rises with a few long hiccups. Other work
+    on the machine that lasts through all of them is not excluded.
     """
     batches = (split.part(torch.arange(images) % len(split)) for images in BATCHES)
     return tuple(_time(model, batch, hardware, normalisation) for batch in batches)

@@ -298,11 +298,17 @@ def _without_wait(bar: float, speed: Speed, command: str) -> Check:
     if speed.worst * 1000 > bar:
         text = _beside_bar(bar, speed.worst, "in 95 % of cases, without the wait for earlier images")
         return Check("latency", Standing.MISSES, text)
+    return Check("latency", Standing.UNKNOWN, f"{unknown_wait(speed)}; the bar is {short_duration(bar)}", command)
+
+
+def unknown_wait(speed: Speed) -> str:
+    """Why it is unknown how long images wait for a network of this speed, which was timed unevenly."""
     assert speed.uneven is not None
     median, mean = (duration(s) for s in (speed.uneven.seconds, speed.uneven.mean_seconds))
-    text = f"took unequally long when it was timed ({median} in the middle, {mean} on average), so how long its "
-    text += f"answers wait is unknown; the bar is {short_duration(bar)}"
-    return Check("latency", Standing.UNKNOWN, text, command)
+    return (
+        f"has answers that took unequally long when timed ({median} in the middle, {mean} on average), so how long "
+        "they wait is unknown"
+    )
 
 
 def _against_latency(bar: float, seconds: float) -> Check:

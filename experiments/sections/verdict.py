@@ -16,7 +16,7 @@ from experiments.decision.costs import turning_point
 from experiments.decision.facts import Facts
 from experiments.decision.machines import machines_on
 from experiments.decision.sensitivity import nearest_flips, sensitivity
-from experiments.decision.verdict import Standing, Verdict, Way, judge, verdict_of
+from experiments.decision.verdict import Standing, Verdict, Way, judge, unknown_wait, verdict_of
 from experiments.pages.blocks import (
     Block,
     Bullets,
@@ -207,10 +207,9 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
         text = f"Building counts {counted(count, 'machine')} ({cost.machine.name}) and no spare{fast}."
         yield CitedText(text, facts.cost_sources)
     for way in verdict.ways:
-        if way is not verdict.contender and way.cost and way.cost.speed and way.cost.speed.uneven:
-            for check in way.unknown:
-                if check.bar == "latency":
-                    yield CitedText(f"{capital(way.title)} {check.reason}.", run_sources(*way.cost.speed.runs))
+        speed, told = way.cost and way.cost.speed, way is verdict.contender and s.latency_bar_ms is not None
+        if way.seconds is None and speed and speed.uneven and not told:
+            yield CitedText(f"{capital(way.title)} {unknown_wait(speed)}.", run_sources(*speed.runs))
     if facts.is_cifar10:
         yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")
     if facts.test is not None and len(facts.test.run_ids) == 1:

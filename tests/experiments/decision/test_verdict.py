@@ -338,7 +338,7 @@ def test_uneven_times_leave_the_latency_unknown_where_images_wait(demo: Facts) -
     way = ways_of(busy)[0]
     (check,) = way.unknown
     assert check.reason == (
-        "took unequally long when it was timed (51.8 ms in the middle, 130 ms on average), so how long its answers "
+        "has answers that took unequally long when timed (51.8 ms in the middle, 130 ms on average), so how long they "
         "wait is unknown; the bar is 1 s"
     )
     assert check.command

@@ -169,11 +169,12 @@ def test_what_a_reader_must_know_stands_beside_the_verdict(demo: Facts) -> None:
 def test_a_network_that_was_timed_unevenly_is_noted_with_the_reason_and_shown_without_a_time(demo: Facts) -> None:
     adapted = replace(ADAPTED, serving=(HICCUPS, ADAPTED.serving[1]))
     facts = with_scenario(with_study(demo, adapted=adapted), images_per_month=12_000_000)
-    words = "took unequally long when it was timed (51.8 ms in the middle, 130 ms on average), so "
+    words = "has answers that took unequally long when timed (51.8 ms in the middle, 130 ms on average), so how long "
     [table] = [block for block in verdict.section(facts).blocks if isinstance(block, Table)]
     [shown] = [row for row in table.rows if row.cells[0].text.startswith("efficientnet_lite0")]
     column = table.titles.index("Answer (95 %)")
     assert (words in notes(facts), shown.cells[column].text) == (True, "unknown")
+    assert words in notes(with_scenario(facts, latency_bar_ms=None))
     assert words not in notes(with_scenario(facts, images_per_month=1000))
     dropped = (vendor(accuracy=ACCURACIES["pixtral-large"]),)
     alone = with_scenario(with_test(facts, 0.5), vendors=dropped, downloads=())
