@@ -1,6 +1,7 @@
 """Checkpoints: training states in files, written atomically, hashed, and free of pickle.
 
-A file holds weights, optimiser, generator and recipe, so that training resumes from it, on a CPU with the same bits.
+A file holds weights, optimiser, generator, recipe, and batches that were drawn but not trained on, so that training
+resumes from it, on a CPU with the same bits.
 """
 
 from __future__ import annotations

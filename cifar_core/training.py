@@ -36,7 +36,7 @@ from cifar_core.recipe import Recipe
 
 _WHITENING_IMAGES = 5_000
 _EVALUATION_BATCH = 500
-_AHEAD = 160  # images that are drawn and augmented at once, in batches of at most half as many
+_AHEAD = 160  # at most so many images are drawn and augmented at once; batches of over half as many come one by one
 _FLIP_SEED = 0x666C6970  # keeps the alternating flips apart from the order of the images, which the seed draws as well
 
 
@@ -103,7 +103,7 @@ class TrainState:
     generator: torch.Generator  # on the device; all that is drawn after the start comes from it
     total_steps: int
     order: Tensor  # indices of the training images left in this pass
-    ahead: list[tuple[Tensor, Tensor]]  # the next batches, normalised (N, 3, side, side), and their labels (N,)
+    ahead: list[tuple[Tensor, Tensor]]  # the next batches, augmented and normalised, and their labels (N,)
     mirrored: Tensor  # bool (N,): training images that alternating flips mirror in even passes; empty without
     average: dict[str, Tensor]  # of the model's state, by name; empty if the recipe averages nothing
     loss_sum: Tensor  # scalar on the device: sum of the batches' mean losses since the last point

@@ -200,7 +200,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="FILE", help="CSV file with the columns path (from --images) and label"
     )
     data.add_argument(
-        "--size", type=int, choices=SIDES, help=f"pixels of your pictures once scaled (default: {SIDES[0]})"
+        "--size",
+        type=_size,
+        metavar=f"{{{','.join(map(str, SIDES))}}}",
+        help=f"pixels of your pictures once scaled (default: {SIDES[0]})",
     )
     data.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no readable pictures")
 
@@ -402,4 +405,5 @@ _gpus = number(
     float,
 )
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
+_size = number(f"must be one of {', '.join(map(str, SIDES))}", lambda value: value in SIDES, int)
 _seed = number("must be a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32, int)

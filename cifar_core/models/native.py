@@ -46,7 +46,8 @@ class Library:
     def call(self, name: str, *arguments: int | float | Tensor | None) -> int:
         """Call `name(parallel, threads, *arguments)`; returns its result, of no meaning if it has none.
 
-        Whole numbers are passed as int64_t, others as float, tensors as their addresses, and None as null.
+        Whole numbers are passed as int64_t, others as float, tensors as their addresses, and None as null. Each call
+        of a function must have arguments of the kinds that its first call had.
         """
         function = getattr(self.functions, name)
         if function.argtypes is None:

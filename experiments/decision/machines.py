@@ -315,4 +315,4 @@ def _mean(runs: pd.DataFrame, metric: str) -> float | None:
 
 
 def _count(text: str | None) -> int:
-    return int(text) if text and text.isdigit() and int(text) > 0 else 1
+    return int(text) if text and text.isdecimal() and int(text) > 0 else 1

@@ -205,7 +205,7 @@ class Study:
     def champion_trial(self) -> int | None:
         """The trial whose recipe is the champion, which may change when a study goes on; None before one is chosen."""
         chosen = self.tags.get("champion", "")
-        return int(chosen) if chosen.isdigit() else None
+        return int(chosen) if chosen.isdecimal() else None
 
     @property
     def validated(self) -> pd.DataFrame:
@@ -236,7 +236,7 @@ class Study:
     def trial_images(self) -> int:
         """The validation images that the accuracy of a complete trial of the search is over."""
         given = self.params.get("trial_images", "")
-        return int(given) if given.isdigit() else self.data_set.val_images
+        return int(given) if given.isdecimal() else self.data_set.val_images
 
     def _of_champion(self, runs: pd.DataFrame, state: str) -> pd.DataFrame:
         return runs[(runs["source_trial"] == self.champion_trial) & (runs["state"] == state)]

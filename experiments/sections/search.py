@@ -155,7 +155,7 @@ def _counts(study: Study) -> dict[str, int]:
 
 def _planned(study: Study) -> int | None:
     planned = study.params.get("trials", "")
-    return int(planned) if planned.isdigit() else None
+    return int(planned) if planned.isdecimal() else None
 
 
 def _summary(facts: Facts) -> Pairs:
@@ -187,7 +187,7 @@ def _summary(facts: Facts) -> Pairs:
 def _judged(study: Study) -> str:
     """The validation images behind an accuracy of the search, and the interval that they leave."""
     given = study.params.get("rung_images", "")
-    if not given.isdigit():
+    if not given.isdecimal():
         return "a number of validation images that was not recorded"
     rung, end = int(given), study.trial_images
     halves = [(high - low) / 2 for low, high in (wilson(TYPICAL, images) for images in (rung, end))]

@@ -84,7 +84,7 @@ def rerun(run: KnownRun, reader: StudyReader, cifar10: Path | None, device: str,
         )
     recipe = recipe_of(run.run_id, reader)
     on_cpu = tags.get("device", "cpu") == "cpu"
-    set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdigit() else None)
+    set_up_cpu(int(tags["threads"]) if on_cpu and tags.get("threads", "").isdecimal() else None)
     hardware = Hardware.detect(device)
     data = DataSource.find(tags["data_sha256"], tags["data"], cifar10, console.progress).train_val()
     if recipe.val_fraction != FIXED_SPLIT:  # a final, on all images

@@ -243,7 +243,7 @@ class MlflowTracker:
     def threads(self, key: str) -> int | None:
         """Return the number of threads that a run began with; None if that is not known, as for `state`."""
         threads = self._known[key].threads if key in self._known else None
-        return int(threads) if threads is not None and threads.isdigit() else None
+        return int(threads) if threads is not None and threads.isdecimal() else None
 
     def metric(self, key: str, name: str) -> float | None:
         """Return the last value of a metric of a complete run, None if there is none."""

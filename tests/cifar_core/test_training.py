@@ -321,6 +321,25 @@ def note(taken: tuple[Tensor, Tensor], order: list[int]) -> tuple[Tensor, Tensor
     return taken
 
 
+# Small batches
+
+
+def test_small_batches_are_drawn_and_augmented_several_at_once(data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    augmented: list[int] = []
+    augment = augmentation.augment
+
+    def spy(images: Tensor, *others: Any) -> Tensor:
+        augmented.append(len(images))
+        return augment(images, *others)
+
+    monkeypatch.setattr(training, "augment", spy)
+    for batch_size, expected in ((20, [160, 160, 60]), (80, [160, 160, 80]), (81, [81] * 5)):
+        state, _ = run(replace(SHORT, batch_size=batch_size, epochs=3.0), data, EvalSchedule())
+        assert augmented[: len(expected)] == expected, batch_size
+        assert sum(augmented) == state.total_steps * batch_size
+        augmented.clear()
+
+
 # Averages of the weights
 
 

@@ -148,6 +148,7 @@ class TestArgumentsThatCannotBe:
             ("max-latency", "0 nan", "a number above 0"),
             ("patience", "0", "a whole number of at least 1"),
             ("seed", "-1 4294967296", "a whole number in [0, 2**32)"),
+            ("size", "33 6_4 x", "one of 32, 48, 64"),
             ("epochs", "0 -1 nan 20000 x", "a number above 0 and at most 10000"),
         ],
     )
