@@ -327,10 +327,10 @@ class TestDisk:
 
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Iterator[Path]:
-        """A disk of one megabyte."""
+        """A disk of eight megabytes."""
         folder = tmp_path / "disk"
         folder.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
         mounted = subprocess.run(mount, capture_output=True, text=True)
         if mounted.returncode:
             pytest.skip(f"a disk that can be filled must be mounted, but {mounted.stderr.strip()}")
