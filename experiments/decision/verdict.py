@@ -88,6 +88,11 @@ class Way:
         return self.option.name
 
     @property
+    def subject(self) -> str:
+        """The title at the beginning of a sentence; names of networks and vendors stay as they are."""
+        return "Building" if self.option.kind == "build" else self.title
+
+    @property
     def misses(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.standing is Standing.MISSES)
 

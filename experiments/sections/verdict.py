@@ -104,21 +104,22 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         sure = f"Of what is known to clear every bar, {_doing(best)} costs least: {cost(best)}."
     sources = ["source/scenario", *(source for way in (best, contender) if way for source in _sources(way))]
     if verdict.answer == "Either":
-        named = " and ".join(f"{way.title} ({cost(way)})" for way in verdict.near)
-        text = f"{capital(named)} clear every bar and cost about the same {over}."
+        first, *others = verdict.near
+        named = " and ".join([f"{first.subject} ({cost(first)})", *(f"{way.title} ({cost(way)})" for way in others)])
+        text = f"{named} clear every bar and cost about the same {over}."
     elif contender is not None:
         price = f"would cost {cost(contender)} {over}"
         if contender.option.kind == "build" and contender.option.unpriced:
             price = "may be the cheapest"
         doubts = ", and ".join(f"it {check.reason}" for check in contender.unknown)
-        text = f"{capital(contender.title)} {price}, but {doubts}. {sure}"
+        text = f"{contender.subject} {price}, but {doubts}. {sure}"
         if contender.option.kind == "adapt" and not contender.measured:
             reason = contender.checks[0].reason
             counted_in = "with one machine, and without the compute of its training"
             price += f", {counted_in if contender.option.serving else 'without its compute'}"
-            text = f"{capital(contender.title)} {price}. It {reason}, and was not tested here. {sure}"
+            text = f"{contender.subject} {price}. It {reason}, and was not tested here. {sure}"
     elif best is None:
-        reasons = " ".join(f"{capital(way.title)} {way.misses[0].reason}." for way in verdict.ways)
+        reasons = " ".join(f"{way.subject} {way.misses[0].reason}." for way in verdict.ways)
         text = f"Every way misses a bar. {reasons}"
     else:
         others = [way for way in verdict.ways if way.clears and way.title != best.title]
@@ -209,7 +210,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
     for way in verdict.ways:
         speed, told = way.cost and way.cost.speed, way is verdict.contender and s.latency_bar_ms is not None
         if way.seconds is None and speed and speed.uneven and not told:
-            yield CitedText(f"{capital(way.title)} {unknown_wait(speed)}.", run_sources(*speed.runs))
+            yield CitedText(f"{way.subject} {unknown_wait(speed)}.", run_sources(*speed.runs))
     if facts.is_cifar10:
         yield CitedText("Accuracies are on CIFAR-10: `make study IMAGES=DIR` measures them on your own images.")
     if facts.test is not None and len(facts.test.run_ids) == 1:
@@ -345,7 +346,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
         costs = [way.option.stated(m) for m in ((12, months) if longer else (months,))]
         rows.append(
             Row.of(
-                "Building" if way.option.kind == "build" else way.title,
+                way.subject,
                 _accuracy(way, facts.bar.target),
                 *costs,
                 UNKNOWN if way.seconds is None else duration(way.seconds),

@@ -122,7 +122,7 @@ def test_other_answers_have_their_reason(demo: Facts) -> None:
     alone = under(demo, vendor(accuracy=ACCURACIES["pixtral-large"]))
     reasons = {
         "Building would cost $11,745 over 3 years, but it has no test accuracy yet.": replace(alone, test=None),
-        "Building has 50.00 % (49.90 to 50.10 %). Calls is published at 13 %.": with_test(alone, 0.5),
+        "Building has 50.00 % (49.90 to 50.10 %). calls is published at 13 %.": with_test(alone, 0.5),
         "too close to the bar. Nothing is known to clear every bar.": with_test(alone, 0.7),
         "Building may be the cheapest, but it has no price: no price is listed": with_cost(alone, machine=None),
         "ViT-B/16 would cost at least $9,824 over 3 years, with one machine, and without the compute of its training. "
