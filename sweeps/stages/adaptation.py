@@ -323,7 +323,8 @@ class Adaptation:
                 return False
             self.tracker.point(key, point)
             state.save(self._checkpoint)
-            done, total = (round(epochs * len(train)) for epochs in (point.epoch, tuning.epochs))
+            total = round(tuning.epochs * len(train))
+            done = min(total, round(point.epoch * len(train)))  # the last batch may reach beyond
             self.console.progress(f"fine-tuning {self.backbone.name}", done, total, "images")
             if point.val_accuracy is not None:
                 at = f"epoch {point.epoch:.1f} of {tuning.epochs:.1f}"
