@@ -39,7 +39,7 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What building saves over the horizon against its rival.
+    """The saving of building over the horizon, against its rival.
 
     Attributes:
         usd: US dollars; negative: building costs more; NaN: the cost of building is unknown, or there is no rival.
@@ -97,7 +97,7 @@ def rival_of(facts: Facts) -> Way | None:
 
 
 def saved(facts: Facts) -> Saving:
-    """What building saves against its rival, the cheapest under this scenario."""
+    """The saving of building against its rival, the cheapest under this scenario."""
     ours, rival = ways_of(facts)[0].option, rival_of(facts)
     if rival is None or ours.unpriced:
         return Saving(math.nan)

@@ -103,7 +103,7 @@ def study() -> optuna.Study:
 
 @pytest.mark.parametrize("beyond", [{}, {"cutout": 12, "width": 4.0, "dropout": 1.5}])
 def test_the_parts_are_those_that_optuna_gives_the_same_trials(study: optuna.Study, beyond: dict[str, float]) -> None:
-    """Of a queued recipe that lies beyond the space, Optuna has the nearest point."""
+    """Optuna has the nearest point where a queued recipe lies beyond the space."""
     highest = {name: getattr(DRAWN[name], "high") for name in beyond}  # noqa: B009
     study.enqueue_trial(study.trials[0].params | highest)
     study.tell(study.ask({**DRAWN}), 0.9)
