@@ -181,7 +181,7 @@ def _flops(
     """
     model = build_shapes(model_name, width, data_set)
     recipe = Recipe(model=model_name, width=width, optimizer=optimizer_name, orthogonalization=orthogonalization)
-    optimizers = build_optimizers(model, replace(recipe, freeze_first=0.5))
+    optimizers = build_optimizers(model, replace(recipe, freeze_first=0.5))  # so that `set_schedule` can freeze it
     set_schedule(optimizers, ScheduleValues(1.0, first_rate=0.0 if frozen else 1.0))
     images = torch.empty(2, 3, data_set.side, data_set.side, device="meta")
     labels = torch.zeros(2, dtype=torch.long, device="meta")
