@@ -36,7 +36,7 @@ SIDES = (32, 48, 64)  # pixels
 
 _BEGINNING = 5_000  # pictures that the first filters of a network are made from
 _VERSION = 1  # another one where the same files give other arrays
-_READ_AGAIN = 2  # another one where they give other notes, or are refused
+_READ_AGAIN = 3  # another one where some files give other splits or notes, or are refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

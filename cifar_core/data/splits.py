@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 TEST_SHARE = 0.1
@@ -25,6 +26,9 @@ def draw_splits(labels: Sequence[int], contents: Sequence[str], drawn: dict[str,
     half of its share, or more than one and a half times of it, its next pictures by hash join the split, or its last
     ones leave it. Every split has a picture of each class that has at least three contents.
 
+    Copies count as one picture. One that is so often in a class that it would be more than half of a split's share
+    is for training, where at least three contents of the class are left to draw from.
+
     Args:
         contents: SHA-256 of each picture; equal ones get the same split, also with different labels.
     """
@@ -34,9 +38,11 @@ def draw_splits(labels: Sequence[int], contents: Sequence[str], drawn: dict[str,
     of_class: dict[int, list[str]] = {}
     for content, label in label_of.items():
         of_class.setdefault(label, []).append(content)
+    frequent = _frequent(labels, contents, min(drawn.values(), default=1.0))
     found: dict[str, str] = {}
-    for members in of_class.values():
-        members.sort()
+    for all_members in of_class.values():
+        rare = [content for content in all_members if content not in frequent]
+        members = sorted(rare if len(rare) > len(drawn) else all_members)
         begin, bound = 0, 0.0
         for split, share in drawn.items():
             bound += share
@@ -57,6 +63,13 @@ def alternating(labels: Sequence[int]) -> list[int]:
         totals[label] = ranks[-1] + 1
     place = [(rank + 0.5) / totals[label] for rank, label in zip(ranks, labels, strict=True)]
     return sorted(range(len(labels)), key=lambda index: (place[index], labels[index], index))
+
+
+def _frequent(labels: Sequence[int], contents: Sequence[str], share: float) -> set[str]:
+    """Return the contents with more copies in a class than the least that a split of this share has of it."""
+    totals = Counter(labels)
+    copies = Counter(zip(contents, labels, strict=True))
+    return {content for (content, label), count in copies.items() if count > max(1, _LEAST * share * totals[label])}
 
 
 def _position(content: str) -> float:

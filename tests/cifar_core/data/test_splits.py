@@ -50,6 +50,28 @@ def test_the_same_content_is_in_one_split_with_any_labels(salt: int) -> None:
     assert len(set(zip(contents, found, strict=True))) == 20
 
 
+@given(st.integers(0, 1000), st.integers(40, 200))
+def test_a_picture_with_many_copies_is_for_training(salt: int, copies: int) -> None:
+    blank = min(sha(salt, place) for place in range(200))  # drawn before all others
+    contents = [sha(salt, place) for place in range(200)]
+    labels = [0, 1] * 100
+    before = draw_splits(labels, contents, DRAWN)
+    found = draw_splits([0, *[1] * copies, *labels], [blank] * (1 + copies) + contents, DRAWN)
+    assert found[: 1 + copies] == ["train"] * (1 + copies)
+    for label in (0, 1):
+        for split, share in DRAWN.items():
+            drawn = sum(pair == (label, split) for pair in zip(labels, found[1 + copies :], strict=True))
+            assert 0.5 * share * 99 <= drawn <= 1.5 * share * 100 + 1
+    assert sum(one != other for one, other in zip(before, found[1 + copies :], strict=True)) <= 2
+
+
+def test_every_split_has_pictures_where_all_have_copies() -> None:
+    contents = [sha(place // 50) for place in range(150)]
+    assert set(draw_splits([0] * 150, contents, DRAWN)) == {"train", "val", "test"}
+    few = [sha("blank")] * 100 + [sha("one"), sha("two")]
+    assert set(draw_splits([0] * 102, few, DRAWN)) == {"train", "val", "test"}
+
+
 def test_the_order_does_not_matter() -> None:
     labels, contents = of_sizes([50, 20], 0)
     assert draw_splits(labels[::-1], contents[::-1], DRAWN) == draw_splits(labels, contents, DRAWN)[::-1]
