@@ -56,7 +56,7 @@ from sweeps.tracking.artifacts import DATA_SET
 from sweeps.tracking.mlflow_client import connect, runs_of
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from sweeps.words import about, counted, to_number
+from sweeps.words import about, to_number
 
 _WITHOUT_STUDY = "fast94"  # the recipe where the store has no study
 _OVERHEAD = 1.15  # for validation, pictures and checkpoints
@@ -157,11 +157,7 @@ def _run(options: argparse.Namespace) -> int:
             pass
         finally:
             tracker.end_study(state, {})
-            lacking = tracker.close(at_once=state == "interrupted")
-    if lacking:
-        print(
-            f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
-        )
+            lacking = tracker.finish(at_once=state == "interrupted")
     if state == "interrupted":
         print("stopped; the same command resumes the curve")
         return 128 + stopper.signal

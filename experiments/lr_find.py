@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -32,7 +31,6 @@ from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.provenance import provenance
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from sweeps.words import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -125,10 +123,7 @@ def _run_range_test(
     finally:
         tracker.end(key, state, reason=reason)
         tracker.end_study("finished" if state == "complete" else state, {})
-        lacking = tracker.close(at_once=state == "interrupted")
-        if lacking:
-            said = f"MLflow lacks {counted(lacking, 'entry')}; the next range test sends them once it answers"
-            print(said, file=sys.stderr)
+        lacking = tracker.finish(at_once=state == "interrupted", way="the next range test sends them")
     return found, figure, lacking
 
 

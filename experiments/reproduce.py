@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +46,6 @@ from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.snapshot import readable
 from sweeps.store import SYSTEMS_EXPERIMENT, StoreError
-from sweeps.words import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,15 +120,11 @@ def _run(options: argparse.Namespace) -> int:
             finally:
                 tracker.end_study(state, {})
                 try:
-                    lacking = tracker.close(at_once=stop is not None)
+                    lacking = tracker.finish(at_once=stop is not None)
                 except Interrupted as error:  # while it waited for MLflow
-                    stop, lacking = error, tracker.close(at_once=True)
+                    stop, lacking = error, tracker.finish(at_once=True)
     except Interrupted as error:
         stop = error
-    if lacking:
-        print(
-            f"MLflow lacks {counted(lacking, 'entry')}; once it answers, the same command sends them", file=sys.stderr
-        )
     if stop is not None:
         print("stopped; the same command resumes here")
         return 128 + int(stop.args[0])

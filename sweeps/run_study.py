@@ -67,7 +67,7 @@ from sweeps.tracking.provenance import ROOT, provenance
 from sweeps.tracking.registry import model_name
 from sweeps.tracking.tracker import MlflowTracker
 from sweeps.tracking.views import UI_PORT, study_path
-from sweeps.words import counted, percent, with_tta
+from sweeps.words import percent, with_tta
 
 _FEW_IMAGES = 10_000  # to train on; with fewer, an adapted network was the better one (docs/labels.md)
 _LEAST_IMAGES = 4  # of two steps
@@ -197,7 +197,7 @@ class _Command:
                     self.notice.summary = summary
             finally:
                 ended = summary is not None and not stopper.asked()
-                lacking = self._close(tracker, study, console.say, ended=ended)
+                lacking = self._finish(tracker, study, ended=ended)
         if summary is None:
             return _stopped(stopper)
         _print_summary(summary, sweep.plan)
@@ -279,7 +279,7 @@ class _Command:
                 console.say(str(lost))
             finally:
                 ended = result is not None and not stopper.asked()
-                lacking = self._close(tracker, study, console.say, ended=ended)
+                lacking = self._finish(tracker, study, ended=ended)
         if result is None or (lacking and stopper.asked()):
             return _stopped(stopper)
         print("Adapted: " + "\n".join(result.lines()))
@@ -336,17 +336,10 @@ class _Command:
             keeps_checkpoints=not nodes_without,
         )
 
-    def _close(self, tracker: MlflowTracker, study: str, say: Callable[[str], None], *, ended: bool) -> int:
+    def _finish(self, tracker: MlflowTracker, study: str, *, ended: bool) -> int:
         """Close the tracker, and say how to send what MLflow lacks; return the number of those entries."""
-        entries = tracker.close(at_once=not ended)
-        if not entries:
-            return 0
         command = public_command(["--study", study, *self.store.as_option(storage=True), "--replay"])
-        say(
-            f"MLflow lacks {counted(entries, 'entry')}, kept in {self.store.queues(study)}; "
-            f"once it answers, this command sends them: {command}"
-        )
-        return entries
+        return tracker.finish(at_once=not ended, way=f"this command sends them: {command}")
 
 
 def _stopped(stopper: Stopper) -> int:

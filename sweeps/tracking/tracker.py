@@ -26,6 +26,7 @@ from sweeps.tracking.mlflow_experiment import MlflowExperiment
 from sweeps.tracking.mlflow_queue import Entry
 from sweeps.tracking.mlflow_sender import MlflowSender
 from sweeps.tracking.views import TRIALS
+from sweeps.words import counted
 
 FLUSH_SECONDS = 10.0  # for a server to answer
 MODEL_SECONDS = 90.0  # for a network, which has to be exported first
@@ -277,6 +278,14 @@ class MlflowTracker:
         if at_once:
             return self._sender.close(_STOP_SECONDS, _STOP_SECONDS, most=2 * _STOP_SECONDS)
         return self._sender.close(seconds, MODEL_SECONDS)
+
+    def finish(self, *, at_once: bool, way: str = "the same command sends them") -> int:
+        """Close, and say how many entries MLflow lacks and the `way` to send them; otherwise as `close`."""
+        lacking = self.close(at_once=at_once)
+        if lacking:
+            kept = f"kept in {self._store.queues(self._study)}"
+            self._say(f"MLflow lacks {counted(lacking, 'entry')}, {kept}; once it answers, {way}")
+        return lacking
 
     def _opened(self) -> MlflowSender:
         if self._sender is None:

@@ -190,8 +190,9 @@ def test_entries_that_mlflow_lacks_are_said(
     )
     monkeypatch.setattr(label_curve, "train_all", ends)
     assert call(studied) == code
-    said = capsys.readouterr().err
-    assert said == "MLflow lacks 2 entries; once it answers, the same command sends them\n"
+    kept = f"kept in {studied.place.queues('labels/demo')}"
+    said = f"MLflow lacks 2 entries, {kept}; once it answers, the same command sends them"
+    assert said in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.slow
