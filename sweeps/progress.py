@@ -76,13 +76,12 @@ class SweepRun:
 class StageProgress:
     """Runs of a stage that have ended, and those still to come."""
 
-    name: str  # "search", "confirm", "final", "test", or "labels" of a label curve
+    name: str  # search, confirm, final or test
     total: int = 0  # runs of this stage
     flops_each: float = 0.0  # mean training FLOPs of a run, pruned ones included
     flops_after: float = 0.0  # FLOPs of the later stages, idle workers counted as if they trained
     most_seconds: float = math.inf  # of this process, after which no further run of this stage starts
     stretch: float = 1.0  # factor on the time of this stage, because workers are idle while the last runs train
-    validation_varies: bool = True  # the share of validation in the time of a run differs between stages
     counts: Counter[str] = field(default_factory=Counter)  # of runs that have ended: complete, pruned or failed
 
     @property
@@ -164,7 +163,7 @@ class SweepProgress:
         points = [run.point for run in running if run.point is not None]
         trained = self.trained + sum(point.train_seconds for point in points)
         validated = self.validated + sum(point.validation_seconds for point in points)
-        share = trained / (trained + validated) if stage.validation_varies else 1.0
+        share = trained / (trained + validated)
         speed = spent / seconds
         factor = stage.stretch * (1.0 if stage.name == "search" else share) / speed
         waiting = min(not_started * stage.flops_each * factor, max(0.0, stage.most_seconds - seconds))

@@ -9,7 +9,8 @@ from typing import NoReturn, TypeVar
 from cifar_core.checkpoint import Checkpoints
 from cifar_core.data import Splits, nested_places
 from cifar_core.hardware import Hardware
-from experiments.labels.plan import STAGE, BuildRun, LabelRun
+from cifar_core.training import Progress
+from experiments.labels.plan import BuildRun, LabelRun
 from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import (
@@ -25,11 +26,11 @@ from sweeps.executors.protocol import (
 )
 from sweeps.executors.worker import Channel, run_job
 from sweeps.planning.plan import eight_validations, eval_schedule
-from sweeps.progress import StageProgress, SweepProgress, SweepRun
+from sweeps.progress import SweepRun
 from sweeps.store import Store, StoreError
 from sweeps.tracking.notes import run_note
 from sweeps.tracking.tracker import MlflowTracker, RunLabel
-from sweeps.words import percent
+from sweeps.words import about, percent
 
 _Run = TypeVar("_Run", bound=LabelRun)
 
@@ -74,10 +75,12 @@ def train_all(runs: Sequence[BuildRun], context: CurveContext) -> int:
     for run in runs:
         if run not in todo:  # an earlier process may have been killed before it deleted them
             Checkpoints(context.store.checkpoints(context.experiment, run.key)).clear()
-    progress = SweepProgress(StageProgress(STAGE, len(todo), validation_varies=False))
-    for place, run in enumerate(todo):
-        _Training(run, context, progress, sum(later.flops for later in todo[place + 1 :])).train()
-    return progress.stage.counts["failed"]
+    total = left = sum(run.flops for run in todo)
+    states = list[str]()
+    for run in todo:
+        states.append(_Training(run, context, total, left).train())
+        left -= run.flops
+    return states.count("failed")
 
 
 @dataclass(slots=True)
@@ -86,10 +89,10 @@ class _Training:
 
     run: BuildRun
     context: CurveContext
-    progress: SweepProgress
-    later: float  # training FLOPs of the runs after this one
+    total: float  # training FLOPs of all runs
+    left: float  # of this run and those after it
     shown: SweepRun = field(init=False)
-    interrupted: bool = False
+    state: str = "running"
 
     def __post_init__(self) -> None:
         run, context = self.run, self.context
@@ -103,81 +106,66 @@ class _Training:
         )
         self.shown = SweepRun(f"{run.labels:,} labels/{run.seed}", job, run.flops, run.tags)
 
-    def train(self) -> None:
-        """Train to the end.
+    def train(self) -> str:
+        """Train to the end; return the state that it ended in.
 
         Raises:
             Interrupted, StoreError: as for `train_all`.
         """
-        context, shown, stage = self.context, self.shown, self.progress.stage
+        context, shown = self.context, self.shown
         recipe, data_set = self.run.recipe, context.data.train.data_set
         name, tags = self.run.name(recipe.model), {**context.tags, **shown.tags}
         numbers = {"labels": self.run.labels, "trial_flops": self.run.flops}
         context.tracker.begin(RunLabel.of_training(shown.key, name, tags, recipe, data_set, **numbers))
-        shown.start_time = self.progress.start_time + self.progress.seconds
-        waiting = stage.total - stage.ended - 1
-        stage.flops_each, stage.flops_after = shown.flops, self.later - waiting * shown.flops
-        self._show()
         places = nested_places(context.data.train.labels, self.run.labels, self.run.seed)
         data = replace(context.data, train=context.data.train.part(places))
         channel = Channel(self._receive, go_on=lambda: True, pause=context.stop)
         run_job(shown.job, data, _no_test_set, context.hardware, channel)
-        self.progress.add(shown)
-        self._show(())
-        if self.interrupted:
+        if self.state == "interrupted":
             raise Interrupted
+        # A crash before this loses nothing.
+        Checkpoints(context.store.checkpoints(context.experiment, shown.key)).clear()
+        return self.state
 
     def _receive(self, event: Event) -> None:
         shown, context = self.shown, self.context
         match event:
             case Progressed(point=point):
                 shown.point = point
-                if point.val_accuracy is not None:
-                    shown.accuracies = (*shown.accuracies, point.val_accuracy)
                 context.tracker.point(shown.key, point)
-                self._show()
+                self._show_progress(point)
             case Log(line=line):
                 context.console.say(f"{shown.title}: {line}")
             case Finished(outcome=outcome):
                 assert outcome is not None
                 reached = f"{percent(outcome.accuracy, 2)} validation accuracy"
-                self._best(outcome.accuracy)
                 context.console.say(f"{shown.title}: {reached}")
                 note = run_note(f"{reached} with {self.run.labels:,} labels", shown.costs(), outcome.files)
                 name, costs = self.run.name(self.run.recipe.model, outcome.accuracy), shown.costs()
-                context.tracker.end(shown.key, "complete", outcome=outcome, metrics=costs, name=name, note=note)
-                self._count("complete")
+                self.state = "complete"
+                context.tracker.end(shown.key, self.state, outcome=outcome, metrics=costs, name=name, note=note)
             case Diverged(reason=reason):
                 self._end("pruned", reason)
-                self._count("pruned")
             case Failed(reason=reason, details=details):
                 context.tracker.attach_error(shown.key, details)
                 self._end("failed", reason)
-                self._count("failed")
             case Paused():
                 self._end("interrupted", "stopped by the user")
-                self.interrupted = True
             case CheckpointWriteFailed(reason=reason):
                 self._end("interrupted", reason)
                 raise StoreError(reason)
 
     def _end(self, state: str, reason: str) -> None:
+        self.state = state
         self.context.console.say(f"{self.shown.title}: {reason}")
         self.context.tracker.end(self.shown.key, state, reason=reason, metrics=self.shown.costs())
 
-    def _count(self, state: str) -> None:
-        """Count the run as ended, and then delete its checkpoints: a crash before that loses nothing."""
-        self.progress.stage.counts[state] += 1
-        Checkpoints(self.context.store.checkpoints(self.context.experiment, self.run.key)).clear()
-
-    def _best(self, accuracy: float) -> None:
-        if accuracy > self.progress.best_accuracy:
-            self.progress.best_accuracy = accuracy
-            self.progress.best = f"{percent(accuracy)} validation accuracy, {self.run.labels:,} labels"
-
-    def _show(self, running: Sequence[SweepRun] | None = None) -> None:
-        shown = (self.shown,) if running is None else running
-        self.context.console.update(self.progress.view(self.context.experiment, shown))
+    def _show_progress(self, point: Progress) -> None:
+        """Show the compute so far of all runs, and the time left at the speed of this run."""
+        left = self.left - self.shown.spent
+        seconds = (point.train_seconds + point.validation_seconds) * left / self.shown.spent
+        done, total = (round(flops / 1e12) for flops in (self.total - left, self.total))
+        self.context.console.progress("training", done, total, f"TFLOP, {about(seconds)} left")
 
 
 def _no_test_set() -> NoReturn:
