@@ -23,7 +23,9 @@ FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
 _PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]*@")  # may hold a slash for SQLAlchemy, where urlsplit ends the host
 _PORT = re.compile(r"https?://[^:/]*:\d+/")  # of a server, before a path that may hold an @
-_SECRETS = {"password", "passwd", "pwd", "sslpassword", "odbc_connect", "dsn"}  # of drivers; the last two may hold one
+# Keys of a query: of drivers (the last two may hold a password), and of services.
+_SECRETS = {"password", "passwd", "pwd", "sslpassword", "odbc_connect", "dsn"}
+_SECRETS |= {"key", "api-key", "api_key", "apikey", "token", "access_token", "sig"}
 _SHOW_CURSOR = b"\x1b[?25h\n"  # a live view hides it
 
 
@@ -145,22 +147,32 @@ def existing_folder(text: str) -> Path:
     return path
 
 
-def server_url(text: str) -> str:
-    """Argument type of the URL of a server or database; none with a password, which every user of the machine sees.
+def secret_of(url: str) -> str:
+    """Return the secret in a URL: "a password", or a key of its query such as "sig="; "" if there is none.
 
-    A user without a password may stay in that of a database; in that of an MLflow server it is a token.
+    A user without a password may stay in the URL of a database; in that of a web server it is a token.
+
+    Raises:
+        ValueError: it is no URL; the message may hold the secret.
     """
+    parts = urlsplit(url)
+    server = parts.scheme in ("http", "https")
+    hidden = _PASSWORD.match(url) and not (server and _PORT.match(url))
+    if hidden or parts.password is not None or (server and parts.username is not None):
+        return "a password"
+    keys = (key.lower() for key in parse_qs(parts.query, keep_blank_values=True))
+    return next((f"{key}=" for key in keys if key in _SECRETS), "")
+
+
+def server_url(text: str) -> str:
+    """Argument type of the URL of a server or database; none with a secret, which every user of the machine sees."""
     if not text.strip():  # of a variable that is not set, for example
         raise argparse.ArgumentTypeError(f"must be a URL, but got {text!r}")
     try:
-        parts = urlsplit(text)
+        parts, secret = urlsplit(text), secret_of(text)
     except ValueError as error:  # says nothing of the password, as argparse would
         raise argparse.ArgumentTypeError("must be a URL, but its host is not valid") from error
-    server = parts.scheme in ("http", "https")
-    secret = parts.password is not None or (server and parts.username is not None)
-    if _PASSWORD.match(text) and not (server and _PORT.match(text)):
-        secret = True
-    if secret or _SECRETS & {key.lower() for key in parse_qs(parts.query)}:
+    if secret:
         raise argparse.ArgumentTypeError(
             "must hold no password, which others see in the list of processes, but the URL of "
             f"{parts.hostname or parts.scheme} does; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into "

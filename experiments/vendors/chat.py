@@ -15,10 +15,11 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from cifar_core.errors import UserError, cause
 from experiments.vendors.answers import ANSWERED, NOT_ANSWERED, Answer
+from sweeps.command_line import secret_of
 
 MOST_REPLY_BYTES = 1_000_000
 MOST_READ, MOST_SAID = 10_000, 300  # bytes of an error that are read, letters that are shown
@@ -29,7 +30,6 @@ REFUSED = (400, 413, 422)  # statuses of an image that a service does not take, 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429)  # and all from 500 on
 _NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)  # before anything was sent
-_SECRETS = {"key", "api-key", "api_key", "apikey", "token", "access_token", "sig"}  # keys of a query
 LEAST_BOUND = 10_000  # tokens of a small image and its prompt: some services count up to 8,500 for one tile
 
 
@@ -170,11 +170,9 @@ class Chat:
     ) -> None:
         try:
             parts = urlsplit(url)
-            if parts.username is not None:  # without the URL, which holds a password
-                raise VendorError(f"--url must hold no user name, but that of {parts.hostname} does")
-            if named := sorted(_SECRETS & {key.lower() for key in parse_qs(parts.query, keep_blank_values=True)}):
+            if secret := secret_of(url):  # the message is without the URL
                 raise VendorError(
-                    f"--url must hold no key, which goes into VENDOR_KEY, but that of {parts.hostname} has {named[0]}="
+                    f"--url must hold no key, which goes into VENDOR_KEY, but that of {parts.hostname} has {secret}"
                 )
             host, _ = parts.hostname or "", parts.port  # which may raise as well
             host.encode("idna")

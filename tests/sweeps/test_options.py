@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("settings_of_this_process", "untouched")
         ("--storage", "postgresql://db.example/optuna?dsn=password%3Dhunter2"),
         ("--storage", "postgresql://db.example:hunter2/with/slashes@db.example/optuna"),
         ("--tracking-uri", "http://me:hunter2@db.example:5000"),
+        ("--tracking-uri", "http://db.example:5000?token=hunter2"),
         ("--tracking-uri", "https://hunter2@db.example:5000"),
         ("--tracking-uri", "http://db.example:hunter2/2@db.example"),
         ("--tracking-uri", "http://db.example:?hunter2@db.example"),
