@@ -23,7 +23,7 @@ from cifar_core.evaluation.serving import Timing
 from experiments.reading import run_table
 from experiments.reading.run_table import state_of
 from experiments.reading.study import HttpSpeed, ImageAnswers
-from sweeps.store import Store, StoreError, opening
+from sweeps.store import Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.artifacts import DATA_SET, missing_artifacts
 from sweeps.tracking.locations import artifact_folder, follow_store
@@ -47,14 +47,11 @@ class StudyReader:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        # MLflow creates a missing database without a word.
         self._database = store.mlflow_file
-        if self._database is not None:
+        if self._database is not None:  # MLflow creates a missing database without a word
             store.check_exists()
-            if not store.has_mlflow():
-                raise StoreError(f"a store must hold {self._database.name}, but there is no {self._database}")
-            with opening(store.tracking_uri):  # not while another process creates it
-                _check_database(self._database)
+            if not store.has_mlflow() or not self._database.stat().st_size:
+                raise StoreError(f"a store must hold {self._database.name}, but {self._database} is missing or empty")
         with answering(store.tracking_uri):
             self.client = open_client(store.tracking_uri)
             found = every_experiment(self.client, ViewType.ALL)
@@ -259,13 +256,3 @@ class StudyReader:
         with answering(self.store.tracking_uri):
             history = self.client.get_metric_history(run_id, key)
         return tuple(sorted({p.step: p.value for p in history if abs(p.value) < LARGEST}.items()))
-
-
-def _check_database(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise StoreError(f"{path.name} must be readable, but: {error}") from error
-    if not start.startswith(b"SQLite format 3"):
-        raise StoreError(f"{path.name} must be an SQLite database, but {path} is not")
