@@ -127,11 +127,6 @@ def parse_answers(content: bytes, file: str) -> tuple[Answer, ...]:
         csv.field_size_limit(limit)
 
 
-def read_answers(path: Path) -> tuple[Answer, ...]:
-    """Read a file of answers; see `parse_answers` and `read_content`."""
-    return parse_answers(read_content(path), path.name)
-
-
 def read_content(path: Path) -> bytes:
     """Read a file of answers as it is.
 

@@ -26,7 +26,7 @@ from experiments import ask_vendor, export_test, score_answers
 from experiments.decision.verdict import ways_of
 from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.reading.vendor_score import load_scores
-from experiments.vendors.answers import DESCRIPTION, read_answers
+from experiments.vendors.answers import DESCRIPTION, Answer, parse_answers
 from tests.conftest import Refused
 from tests.experiments.fake_store import START, Fake
 from tests.experiments.vendors.stub import completion, send, serving
@@ -35,6 +35,10 @@ from tests.sweeps.support import file_size_limit
 
 def looks(store: Path) -> list[str]:
     return [json.loads(line).get("key", "") for line in (store / "test_looks.jsonl").read_text().splitlines()]
+
+
+def read_answers(path: Path) -> tuple[Answer, ...]:
+    return parse_answers(path.read_bytes(), path.name)
 
 
 def cats(request: BaseHTTPRequestHandler, _: int) -> None:
