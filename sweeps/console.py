@@ -178,7 +178,7 @@ class _Progress:
         return _spread(Text(self.what), _bar(self.done, self.total), Text(self.size()))
 
 
-def _live_view(view: SweepView, now: float, room: int, *, wide: bool = False) -> RenderableType:
+def _live_view(view: SweepView, now: float, room: int, *, wide: bool) -> RenderableType:
     """Picture of `view` at the time `now`, with at most `room` running trials; with more of each if it is wide."""
     stage, times = view.stage, clock_time(now - view.start_time)
     if view.seconds_left is not None:

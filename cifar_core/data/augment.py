@@ -44,7 +44,7 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def translate(images: Tensor, pixels: int, generator: torch.Generator, *, padding: str = "reflect") -> Tensor:
+def translate(images: Tensor, pixels: int, generator: torch.Generator, *, padding: str) -> Tensor:
     """Shift each image by whole pixels in [-pixels, pixels], independently in x and y.
 
     This is a random crop after padding with the mirrored image ("reflect") or with black ("zero").

@@ -51,11 +51,11 @@ class Layout:
     given: tuple[str, ...]
 
 
-def find_pictures(folder: Path, labels: Path | None = None) -> Layout:
+def find_pictures(folder: Path, labels: Path | None) -> Layout:
     """List the files of a data set with their labels; files and folders whose names begin with a dot do not count.
 
     Args:
-        labels: a CSV file with the columns path (from `folder`) and label.
+        labels: a CSV file with the columns path (from `folder`) and label, if any.
 
     Raises:
         DataError: the folder has none of the layouts, or classes that cannot be learned; the message is one line.

@@ -103,7 +103,7 @@ def add_points(
     symbol: str = "circle",
     size: float | Sequence[float] = 9,
     opacity: float = 1,
-    hover: str = "",
+    hover: str,
     **style: Any,
 ) -> None:
     """Add marks.
@@ -111,7 +111,7 @@ def add_points(
     Args:
         symbol: symbol that `legend` knows, such as "circle" or "circle-open".
         size: size in pixels, of all marks or of each.
-        hover: label at a mark, such as "%{customdata}: %{y:.1f} %"; "" for none.
+        hover: label at a mark, such as "%{customdata}: %{y:.1f} %".
         style: further properties of plotly's scatter, such as `customdata`, `error_x`, or `text` for labels.
     """
     figure.add_scatter(

@@ -75,7 +75,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def picture(view: SweepView, width: int, age: float = 0.0, room: int = 10) -> list[str]:
     """Lines of the live view as a terminal of `width` columns shows them, without colours."""
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None).print(_live_view(view, view.at + age, room))
+    Console(file=file, width=width, color_system=None).print(_live_view(view, view.at + age, room, wide=False))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 

@@ -38,7 +38,7 @@ SEEDS = st.integers(0, 2**32)
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "flip": lambda images, generator: augment(images, FLIPPED, FILL, generator),
-    "translate": lambda images, generator: translate(images, 4, generator),
+    "translate": lambda images, generator: translate(images, 4, generator, padding="reflect"),
     "cutout": lambda images, generator: cutout(images, 8, FILL, generator),
     "jitter": lambda images, generator: jitter(images, 0.4, generator),
     "augment": lambda images, generator: augment(
@@ -99,7 +99,7 @@ def test_translate_uses_all_shifts_independently() -> None:
     # Where the centre of the image comes from says how it was shifted.
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
     images = torch.stack([rows, columns, rows]).repeat(300, 1, 1, 1)
-    centres = translate(images, 1, seeded())[:, :2, 2, 2]
+    centres = translate(images, 1, seeded(), padding="reflect")[:, :2, 2, 2]
     where, counts = torch.unique(centres, dim=0, return_counts=True)
     assert where.tolist() == [[row, column] for row in (1, 2, 3) for column in (1, 2, 3)]
     assert counts.min() > 15
@@ -184,7 +184,7 @@ def test_only_what_the_recipe_enables_is_applied() -> None:
     assert torch.equal(generator.get_state(), seeded().get_state())
     alone = {
         "flip": (FLIPPED, flip(images, torch.rand(16, generator=seeded(3)) < 0.5)),
-        "translate": (Recipe(flip=False, translate=3), translate(images, 3, seeded(3))),
+        "translate": (Recipe(flip=False, translate=3), translate(images, 3, seeded(3), padding="reflect")),
         "cutout": (Recipe(flip=False, translate=0, cutout=7), cutout(images, 7, mean, seeded(3))),
         "jitter": (Recipe(flip=False, translate=0, color_jitter=0.2), jitter(images, 0.2, seeded(3))),
     }

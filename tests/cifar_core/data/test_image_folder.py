@@ -38,7 +38,7 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
         ".git/config",
         "readme.txt",
     )
-    layout = find_pictures(tmp_path)
+    layout = find_pictures(tmp_path, None)
     assert (layout.classes, layout.given) == (("cat", "dog"), ("train",))
     assert shown(tmp_path, layout) == ["dog/more/0.png dog train", "cat/1.jpg cat train", "dog/1.jpg dog train"]
 
@@ -48,7 +48,7 @@ def test_linked_folders_belong_to_their_class(tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos" / "cat")  # a loop
     (tmp_path / "photos" / "dog" / "all").symlink_to("..")  # upwards: other classes are no dogs
-    layout = find_pictures(tmp_path / "photos")
+    layout = find_pictures(tmp_path / "photos", None)
     assert shown(tmp_path / "photos", layout) == [
         "cat/1.jpg cat train",
         "dog/1.jpg dog train",
@@ -60,19 +60,19 @@ def test_linked_folders_belong_to_their_class(tmp_path: Path) -> None:
 def test_folders_of_splits(tmp_path: Path, given: tuple[str, ...]) -> None:
     for split in given:
         touch(tmp_path, f"{split}/cat/1.jpg", f"{split}/dog/1.jpg")
-    layout = find_pictures(tmp_path)
+    layout = find_pictures(tmp_path, None)
     assert layout.given == given
     assert Counter(picture.split for picture in layout.pictures) == dict.fromkeys(given, 2)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    layout = find_pictures(touch(tmp_path, "train/1.jpg", "bus/1.jpg"))
+    layout = find_pictures(touch(tmp_path, "train/1.jpg", "bus/1.jpg"), None)
     assert layout.classes == ("bus", "train")
 
 
 def test_documents_films_and_data_beside_the_classes_are_no_pictures(tmp_path: Path) -> None:
     others = ("license.pdf", "page.eps", "film.mpg", "features.h5", "weather.grib", "._cat.jpg")
-    layout = find_pictures(touch(tmp_path, "cat/1.jpg", "slim.fit/1.jpg", *others))
+    layout = find_pictures(touch(tmp_path, "cat/1.jpg", "slim.fit/1.jpg", *others), None)
     assert shown(tmp_path, layout) == ["cat/1.jpg cat train", "slim.fit/1.jpg slim.fit train"]
 
 
@@ -219,12 +219,12 @@ def test_a_path_from_the_root_is_no_second_picture(tmp_path: Path, monkeypatch: 
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
-    said = refusal(lambda: find_pictures(touch(tmp_path, *names)), DataError)
+    said = refusal(lambda: find_pictures(touch(tmp_path, *names), None), DataError)
     assert said == message.format(folder=tmp_path)
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    said = refusal(lambda: find_pictures(tmp_path / "nothing"), DataError)
+    said = refusal(lambda: find_pictures(tmp_path / "nothing", None), DataError)
     assert said == f"--images must be a folder with pictures, but {tmp_path}/nothing is not one"
 
 
@@ -233,5 +233,5 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path: Path, monkeypatch:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_dir", refuse)  # root may enter every folder
-    said = refusal(lambda: find_pictures(tmp_path), DataError)
+    said = refusal(lambda: find_pictures(tmp_path, None), DataError)
     assert said == f"{tmp_path}: this must be readable, but got: Permission denied"
