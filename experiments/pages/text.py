@@ -85,8 +85,8 @@ def _sides(number: float, bars: Sequence[float]) -> list[int]:
     return [(digits > bar) - (digits < bar) for bar in (float(f"{bar:.10g}") for bar in bars)]
 
 
-def points(share: float) -> str:
-    return f"{100 * share:.2f} points"
+def points(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} points"
 
 
 def signed(share: float, digits: int = 2) -> str:

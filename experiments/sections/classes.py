@@ -32,11 +32,11 @@ from experiments.pages.text import (
     CitedText,
     estimate_sources,
     fine_percent,
+    listed,
     percent_beside,
     points,
     run_sources,
     short_percent,
-    signed,
     span,
 )
 from experiments.reading.published import Bar
@@ -45,6 +45,7 @@ from experiments.stats import Estimate, difference_interval, estimate, mean_accu
 from sweeps.words import percent
 
 _MOST_SHOWN = 30  # classes in a figure or table; `report.json` has all
+_MOST_NAMED = 6  # classes in a sentence
 UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
 
 
@@ -68,6 +69,16 @@ class ClassAccuracy:
     def shown(self) -> float:
         """Test accuracy, or validation accuracy where there is none; NaN where neither was measured."""
         return next((v for v in (self.test, self.validation) if v is not None), math.nan)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval; `shown` without one."""
+        return self.interval.low if self.interval else self.shown
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval; `shown` without one."""
+        return self.interval.high if self.interval else self.shown
 
     def __str__(self) -> str:
         return f"{self.name} ({percent(self.shown, 1)})"
@@ -242,21 +253,24 @@ def balanced_sentence(study: Study, split: str) -> tuple[CitedText, ...]:
 
 
 def weakest_class(found: ClassResults, bar: Bar) -> tuple[CitedText, ...]:
-    """The weakest class on the test images against the accuracy bar."""
+    """The class that is known to be the weakest on the test images against the accuracy bar, and all that miss it."""
     tested = [row for row in found.rows if row.test is not None]
     if not tested:
         return ()
-    weakest = tested[0]
-    known = weakest.interval
-    low, high = (known.low, known.high) if known else (weakest.shown, weakest.shown)
-    clears = "by itself cannot be told from the bar"
-    if low >= bar.target or high < bar.target:
-        clears = "by itself clears the bar too" if low >= bar.target else "by itself misses the bar"
-    interval = f" (95 % interval {span(known, 1, bar.target)})" if known else ""
-    who = "Every class" if tested[-1].shown == weakest.shown else f"The weakest class, {weakest.name},"
+    # The lowest of all may be a class of so few images that nothing is known of it.
+    missed = sorted((row for row in tested if row.high < bar.target), key=lambda row: row.high)
+    weakest = missed[0] if missed else min(tested, key=lambda row: row.low)
+    clears = "clears the bar too" if weakest.low >= bar.target else "cannot be told from the bar"
+    interval = f" (95 % interval {span(weakest.interval, 1, bar.target)})" if weakest.interval else ""
+    who = f"The weakest class, {weakest.name}," if weakest is tested[0] else f"The class {weakest.name}"
+    if all(row.shown == weakest.shown and row.interval == weakest.interval for row in tested):
+        who, missed = "Every class", missed[:1]
     shown = percent_beside(weakest.shown, 1, bar.target)
-    text = f"{who} is right {shown} of the time{interval} and {clears}."
-    return (CitedText(text, (*run_sources(*found.run_ids), "source/bar")),)
+    text = f"{who} is right {shown} of the time{interval} and by itself {'misses the bar' if missed else clears}"
+    if others := [row.name for row in missed[1:]]:
+        more = [f"{len(others) - _MOST_NAMED} more"] * (len(others) > _MOST_NAMED)
+        text += f", as {'does' if len(others) == 1 else 'do'} {listed([*others[:_MOST_NAMED], *more])}"
+    return (CitedText(f"{text}.", (*run_sources(*found.run_ids), "source/bar")),)
 
 
 def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
@@ -270,29 +284,35 @@ def weaker_group(found: ClassResults) -> tuple[CitedText, ...]:
         text = f"{one.capitalize()} and {other} do not differ in accuracy beyond chance: {both}."
     else:
         weaker = one if high < 0 else other
-        text = f"{weaker.capitalize()} are the weaker group, by {points(abs(first.mean - second.mean))}: {both}."
+        text = f"{weaker.capitalize()} are the weaker group, by {points(abs(first.mean - second.mean), 1)}: {both}."
     return (CitedText(text, estimate_sources(first)),)
 
 
 def evenness(found: ClassResults) -> tuple[CitedText, ...]:
-    """The gap between the weakest and the strongest class."""
+    """The gap between a weak and a strong class, as far as the intervals, which hold for all classes together, show."""
     rows = [row for row in found.rows if found.split != "test" or row.test is not None]
     if len(rows) < 2:
         return ()
-    weakest, strongest = rows[0], rows[-1]
-    gap = strongest.shown - weakest.shown
-    best, worst = strongest.interval, weakest.interval
-    low, high = difference_interval(best, worst) if best and worst else (-math.inf, math.inf)
-    if round(gap, 9) >= UNEVEN and not (best and worst and best.low <= worst.high):
-        text = f"uneven on the {found.split} images: {weakest} lies {points(gap)} under {strongest}. Only "
+    weak, strong = min(rows, key=lambda row: row.high), max(rows, key=lambda row: row.low)
+    least, most = strong.low - weak.high, max(row.high for row in rows) - min(row.low for row in rows)
+    known = all(row.interval for row in rows)
+    uneven = round(strong.shown - weak.shown, 9) >= UNEVEN and least > 0
+    if not uneven:
+        weak, strong = rows[0], rows[-1]
+    gap = points(strong.shown - weak.shown, 1)
+    equal = weak.shown == strong.shown
+    if uneven:
+        text = f"uneven on the {found.split} images: {weak} lies {gap} under {strong}. Only "
         text += "training on more of your own images, here or at a vendor that trains on them, can improve that."
-    elif high < UNEVEN:
-        apart = f"{weakest} lies only {points(gap)} under {strongest}" if gap else "all are right equally often"
+    elif known and most < UNEVEN:
+        apart = "all are right equally often" if equal else f"{weak} lies only {gap} under {strong}"
         text = f"even on the {found.split} images: {apart}, so no class needs special treatment."
     else:
-        interval = f" (95 % interval {signed(low)} to {signed(high)})" if math.isfinite(high) else ""
-        apart = f"{weakest} lies {points(gap)}{interval} under {strongest}" if gap else f"all are equal here{interval}"
-        text = f"not known to be even or uneven on the {found.split} images: {apart}."
+        apart = "all are equal here" if equal else f"{weak} lies {gap} under {strong}"
+        text = f"not known to be even or uneven on the {found.split} images: {apart}"
+        if known:
+            text += f"; the largest gap is {100 * max(0.0, least):.1f} to {points(most, 1)} (95 % interval)"
+        text += "."
     return (CitedText(f"Classes are {text}", run_sources(*found.run_ids)),)
 
 
@@ -367,7 +387,7 @@ def _table(found: ClassResults) -> Table:
     for name, accuracy in found.groups.items():
         mean = percent(accuracy.mean, 1)
         means = ("", mean) if tested else (mean, "")
-        rows.append(Row.of(f"all {name}", "", *means, span(accuracy), style="sum"))
+        rows.append(Row.of(f"all {name}", "", *means, span(accuracy, 1), style="sum"))
     return Table(titles, rows, numbers=tuple(range(1 + grouped, len(titles))), style="cards tight")
 
 

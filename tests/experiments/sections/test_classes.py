@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -147,29 +148,66 @@ def test_classes_are_even_or_uneven_only_beyond_chance(
     rows = [ClassAccuracy(n, None, share, mean_accuracy([share], ("r",), images)) for n, share in shares.items()]
     (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
     assert sentence.text.startswith(f"Classes are {words} on the test images: cat ({100 * weakest:.1f} %) lies ")
-    assert (" points (95 % interval " in sentence.text) == words.startswith("not known")
+    assert ("; the largest gap is " in sentence.text) == words.startswith("not known")
     cure = "Only training on more of your own images, here or at a vendor that trains on them, can improve that."
     assert sentence.text.endswith(cure) == (words == "uneven")
 
 
+def of_right(right: Sequence[int], images: Sequence[int]) -> tuple[ClassAccuracy, ...]:
+    """Classes "0", "1", ... with so many right test images, the weakest first."""
+    rows = [
+        ClassAccuracy(str(n), None, k / count, mean_accuracy([k / count], ("r",), count, family=len(images)))
+        for n, (k, count) in enumerate(zip(right, images, strict=True))
+    ]
+    return tuple(sorted(rows, key=lambda row: row.shown))
+
+
 @pytest.mark.parametrize(
-    ("count", "images", "accuracy"), [(10, 1000, 0.92), (30, 50, 0.85), (100, 100, 0.8), (300, 10, 0.8)]
+    ("images", "accuracy"),
+    [((1000,) * 10, 0.92), ((50,) * 30, 0.85), ((100,) * 100, 0.8), ((10,) * 300, 0.8), ((1, 3, 10, 50, 200) * 4, 0.8)],
 )
 def test_classes_that_differ_by_chance_are_not_called_uneven_and_none_misses_the_bar(
-    demo: Facts, found: ClassResults, count: int, images: int, accuracy: float
+    demo: Facts, found: ClassResults, images: tuple[int, ...], accuracy: float
 ) -> None:
-    draw = np.random.default_rng(count)
+    draw = np.random.default_rng(len(images))
     said = []
     for _ in range(100):
-        shares = sorted(draw.binomial(images, accuracy, size=count) / images)
-        rows = [
-            ClassAccuracy(str(n), None, share, mean_accuracy([share], ("r",), images, family=count))
-            for n, share in enumerate(shares)
-        ]
-        again, bar = replace(found, rows=tuple(rows)), replace(demo.bar, target=accuracy - 0.001)
+        rows = of_right(draw.binomial(images, accuracy).tolist(), images)
+        again, bar = replace(found, rows=rows), replace(demo.bar, target=accuracy - 0.001)
         (evenness,), (weakest,) = classes.evenness(again), classes.weakest_class(again, bar)
         said.append(evenness.text.startswith("Classes are uneven") or "misses the bar" in weakest.text)
     assert sum(said) <= 5
+
+
+def test_a_class_of_a_few_images_hides_none_that_is_known_to_be_weak(demo: Facts, found: ClassResults) -> None:
+    rows = of_right((0, 3, 95, 480), (1, 80, 100, 500))
+    (said,) = classes.evenness(replace(found, rows=rows))
+    assert said.text.startswith("Classes are uneven on the test images: 1 (3.8 %) lies 92.2 points under 3 (96.0 %).")
+    (said,) = classes.weakest_class(replace(found, rows=rows), replace(demo.bar, target=0.8))
+    interval = known(rows[1].interval)
+    ends = f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+    assert said.text == f"The class 1 is right 3.8 % of the time (95 % interval {ends}) and by itself misses the bar."
+
+
+def test_a_class_of_a_few_images_that_were_right_is_not_known_to_clear_the_bar(
+    demo: Facts, found: ClassResults
+) -> None:
+    rows = of_right((3, 960, 970), (3, 1000, 1000))
+    (said,) = classes.weakest_class(replace(found, rows=rows), replace(demo.bar, target=0.9))
+    assert said.text.startswith("The class 0 is right 100.0 % of the time (95 % interval ")
+    assert said.text.endswith(" to 100.0 %) and by itself cannot be told from the bar.")
+    (said,) = classes.evenness(replace(found, rows=rows))
+    assert said.text.startswith("Classes are not known to be even or uneven")
+
+
+@pytest.mark.parametrize(
+    ("weak", "words"), [(1, "misses the bar."), (2, "bar, as does 1."), (9, "bar, as do 1, 2, 3, 4, 5, 6 and 2 more.")]
+)
+def test_the_classes_that_miss_the_bar_are_named(demo: Facts, found: ClassResults, weak: int, words: str) -> None:
+    rows = of_right((*range(100, 100 + weak), 990), (1000,) * (weak + 1))
+    (said,) = classes.weakest_class(replace(found, rows=rows), demo.bar)
+    assert said.text.startswith("The weakest class, 0, is right 10.0 % of the time ")
+    assert said.text.endswith(words)
 
 
 def test_names_that_are_numbers_are_names_in_the_figures(demo: Facts) -> None:
@@ -194,8 +232,10 @@ def test_a_group_is_weaker_only_beyond_chance(found: ClassResults) -> None:
 def test_equal_classes_of_few_images_are_not_set_against_each_other(found: ClassResults) -> None:
     rows = [ClassAccuracy(name, None, 1.0, mean_accuracy([1.0], ("r",), 5)) for name in ("cat", "ship")]
     (sentence,) = classes.evenness(replace(found, rows=tuple(rows)))
-    said = "Classes are not known to be even or uneven on the test images: all are equal here (95 % interval "
-    assert sentence.text.startswith(said)
+    assert sentence.text == (
+        "Classes are not known to be even or uneven on the test images: all are equal here; the largest gap is 0.0 to "
+        "43.4 points (95 % interval)."
+    )
 
 
 def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
@@ -253,4 +293,4 @@ def test_without_a_champion_the_classes_are_those_of_the_validation_images(demo:
 def test_a_class_that_was_not_tested_does_not_count_as_the_weakest_one(found: ClassResults) -> None:
     rows = (ClassAccuracy("rose", 0.3, None), ClassAccuracy("cat", 0.9, 0.88), ClassAccuracy("dog", 0.9, 0.9))
     [said] = classes.evenness(replace(found, rows=rows))
-    assert said.text.endswith("on the test images: cat (88.0 %) lies 2.00 points under dog (90.0 %).")
+    assert said.text.endswith("on the test images: cat (88.0 %) lies 2.0 points under dog (90.0 %).")
