@@ -349,9 +349,11 @@ def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) 
     for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
         values = [getattr(row, split) for row in rows]
         name, bars = split, None
+        texts = [in_figure(row.name) for row in rows]
         if split == found.split and len(intervals) == len(rows):
             lows, highs = [i.low for i in intervals], [i.high for i in intervals]
             name, bars = f"{split} with 95 % interval", error_bars(values, lows, highs, width=0, color=colour)
+            texts = [f"{text} ({i.images:,} images)" for text, i in zip(texts, intervals, strict=True)]
         if any(v is not None for v in values):
             add_points(
                 figure,
@@ -362,7 +364,8 @@ def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) 
                 symbol=symbol,
                 size=10,
                 error_x=bars,
-                hover=f"%{{y}}, {split}: %{{x:.1f}} %",
+                customdata=texts,
+                hover=f"%{{customdata}}, {split}: %{{x:.1f}} %",
             )
     figure.layout.shapes = [
         segment(100 * row.validation, 100 * row.test, y, y)
@@ -379,15 +382,19 @@ def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) 
 def _table(found: ClassResults) -> Table:
     tested = found.confusion is not None and found.confusion.split == "test"
     grouped, rows = any(row.group for row in found.rows), []
-    titles = ("Class", *["Group"] * grouped, "Validation", "Test", "95 % interval")
+    differ = len({row.interval.images for row in found.rows if row.interval}) > 1
+    counted = [f"{found.split.capitalize()} images"] * differ
+    titles = ("Class", *["Group"] * grouped, "Validation", "Test", "95 % interval", *counted)
     for row in found.rows[:_MOST_SHOWN]:
         values = ("not measured" if v is None else percent(v, 1) for v in (row.validation, row.test))
         group = [row.group.removesuffix("s") or "other"] * grouped
-        rows.append(Row.of(row.name, *group, *values, span(row.interval, 1) if row.interval else "not known"))
+        interval = (span(row.interval, 1), f"{row.interval.images:,}") if row.interval else ("not known", "not known")
+        rows.append(Row.of(row.name, *group, *values, *interval[: 1 + differ]))
     for name, accuracy in found.groups.items():
         mean = percent(accuracy.mean, 1)
         means = ("", mean) if tested else (mean, "")
-        rows.append(Row.of(f"all {name}", "", *means, span(accuracy, 1), style="sum"))
+        images = [f"{accuracy.images:,}"] * differ
+        rows.append(Row.of(f"all {name}", *[""] * grouped, *means, span(accuracy, 1), *images, style="sum"))
     return Table(titles, rows, numbers=tuple(range(1 + grouped, len(titles))), style="cards tight")
 
 

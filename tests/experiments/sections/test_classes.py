@@ -238,6 +238,23 @@ def test_equal_classes_of_few_images_are_not_set_against_each_other(found: Class
     )
 
 
+def test_images_of_a_class_are_given_where_they_differ(demo: Facts) -> None:
+    matrix = np.eye(10, dtype=np.int64) * np.arange(1, 11) * 1000
+    for confusions, columns in (
+        (demo.study.artifacts.confusions, 5),
+        (dict.fromkeys(demo.subject_runs, matrix), 6),
+    ):
+        made = section(with_artifacts(demo, confusions=confusions))
+        [table] = [block for block in made.blocks if isinstance(block, Table)]
+        assert {len(row.cells) for row in table.rows} == {len(table.titles)} == {columns}
+    assert table.titles[-1] == "Test images"
+    images = {row.cells[0].text: row.cells[-1].text for row in table.rows}
+    assert (images["airplane"], images["truck"]) == ("1,000", "10,000")
+    assert (images["all vehicles"], images["all animals"]) == ("22,000", "33,000")
+    hovers = figures(made)["classes"].figure.data[-1].customdata
+    assert "airplane (1,000 images)" in hovers
+
+
 def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
     figure = figures(section(demo))["confusion"]
     assert all(figure.figure.data[0].z[i][i] is None for i in range(10))
