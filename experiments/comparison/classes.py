@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from experiments.comparison.differences import Comparison, Group, NotPaired, image_by_image
 from experiments.pages.blocks import Cell, Figure, Missing, Section, Table
-from experiments.pages.plots import PALETTE, add_points, canvas, in_figure, pc, room_for, segment
+from experiments.pages.plots import PALETTE, add_points, canvas, in_figure, name_axis, pc, room_for, segment
 from experiments.pages.text import CitedText, points, probability, signed
 from experiments.reading.study import SPLITS
 from experiments.stats import SIGNIFICANCE_LEVEL, holm
@@ -75,7 +75,7 @@ def section(comparison: Comparison) -> Section:
 
 
 def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
-    """Accuracy of each group in each class, the reference's weakest class at the bottom."""
+    """Accuracy of each group in each class, the reference's weakest class on top."""
     classes = table.accuracies
     figure = canvas(height=72 + 30 * len(classes), left=room_for(list(classes.index), 82))
     for group, colour in zip(comparison.groups, PALETTE, strict=False):
@@ -87,12 +87,13 @@ def draw_classes(comparison: Comparison, table: ClassTable) -> go.Figure:
             colour=colour,
             symbol="circle-open" if group is comparison.reference else "circle",
             size=10,
-            hover=f"%{{y}}, {in_figure(group.name)}: %{{x:.1f}} %",
+            customdata=[in_figure(name) for name in classes.index],
+            hover=f"%{{customdata}}, {in_figure(group.name)}: %{{x:.1f}} %",
         )
     ends = zip(100 * classes.min(axis=1), 100 * classes.max(axis=1), strict=True)
     figure.update_layout(shapes=[segment(low, high, y, y) for y, (low, high) in enumerate(ends)])
     figure.update_xaxes(title=f"accuracy on the {SPLITS[table.split]} images (%)")
-    return figure.update_yaxes(type="category", showgrid=False)
+    return figure.update_yaxes(autorange="reversed", **name_axis(list(classes.index)))
 
 
 def _p_by_class(group: Group, reference: Group, names: Sequence[str]) -> tuple[float, ...] | float:

@@ -149,6 +149,37 @@ def room_for(names: Sequence[str], least: int) -> int:
     return max(least, 12 + 7 * max((min(len(name), _LONGEST_NAME) for name in names), default=0))
 
 
+def name_axis(names: Sequence[str]) -> dict[str, Any]:
+    """Settings of an axis with a tick for each of these different names; long ones are cut.
+
+    Names may be numbers, which plotly would space by their values but for the type.
+    """
+    cut = _cut(names)
+    texts = [in_figure(cut[name]) for name in names]
+    return {"type": "category", "showgrid": False, "tickvals": [*map(in_figure, names)], "ticktext": texts}
+
+
+def _cut(names: Sequence[str]) -> dict[str, str]:
+    """Names of 24 letters at most; where the beginnings of two are the same, with the place where they differ."""
+    ordered, cut = sorted(names), {}
+    for before, name, after in zip(["", *ordered], ordered, [*ordered[1:], ""], strict=False):
+        same = max(_same_letters(name, before), _same_letters(name, after))
+        if len(name) <= _LONGEST_NAME:
+            cut[name] = name
+        elif same < _LONGEST_NAME - 1:
+            cut[name] = f"{name[: _LONGEST_NAME - 1]}…"
+        else:
+            end = name[same - 3 :]
+            cut[name] = f"{name[:9]}…{end if len(end) < 15 else f'{end[:13]}…'}"
+    return cut
+
+
+def _same_letters(one: str, other: str) -> int:
+    """Number of letters in which the beginnings of two names agree."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
 def segment(x0: float, x1: float, y0: float, y1: float, *, colour: str = GRID, width: float = 2) -> dict[str, Any]:
     """A line between two places, below all marks; a shape of a figure's layout."""
     line = {"color": colour, "width": width}

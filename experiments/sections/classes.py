@@ -24,6 +24,7 @@ from experiments.pages.plots import (
     error_bars,
     in_figure,
     label,
+    name_axis,
     pc,
     room_for,
     segment,
@@ -45,6 +46,7 @@ from experiments.stats import Estimate, difference_interval, estimate, mean_accu
 from sweeps.words import percent
 
 _MOST_SHOWN = 30  # classes in a figure or table; `report.json` has all
+_MOST_SCALED = 12  # classes in a confusion matrix that is as wide as the page
 _MOST_NAMED = 6  # classes in a sentence
 UNEVEN = 0.10  # a gap between the best and the weakest class from which classes are called uneven
 
@@ -330,7 +332,7 @@ def weakest_pair(matrix: Confusion) -> CitedText:
 
 def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     both = any(row.test is not None for row in found.rows) and any(row.validation is not None for row in found.rows)
-    text = f"Sorted by {found.split} accuracy, the weakest class at the bottom"
+    text = f"Sorted by {found.split} accuracy, the weakest class on top"
     if both:
         text += "; a line joins validation and test. Validation is of the confirmation, which is shorter than the "
         text += "final and has fewer training images"
@@ -343,7 +345,7 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
 
 
 def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) -> go.Figure:
-    """Accuracy of the classes `rows` on validation and test images, the weakest at the bottom."""
+    """Accuracy of the classes `rows` on validation and test images, the weakest on top."""
     figure = canvas(height=72 + 27 * len(rows), left=room_for([row.name for row in rows], 82))
     intervals = [row.interval for row in rows if row.interval]
     for split, colour, symbol in (("validation", BLUE, "circle-open"), ("test", RUST, "circle")):
@@ -375,8 +377,7 @@ def _class_figure(found: ClassResults, rows: Sequence[ClassAccuracy], bar: Bar) 
     if found.lowest < bar.target:
         figure.add_vline(x=100 * bar.target, line={"color": MUTED, "width": 1, "dash": "dot"})
     figure.update_xaxes(title="accuracy (%)")
-    figure.update_yaxes(type="category", showgrid=False)
-    return figure
+    return figure.update_yaxes(autorange="reversed", **name_axis([row.name for row in rows]))
 
 
 def _table(found: ClassResults) -> Table:
@@ -411,13 +412,18 @@ def _confusion_blocks(matrix: Confusion, weakest: CitedText) -> Sequence[Block]:
 
 
 def _confusion_figure(matrix: Confusion) -> go.Figure:
-    """Percent of each class (row) predicted as each class; colour shows errors only."""
+    """Percent of each class (row) predicted as each class; colour shows errors only.
+
+    With more than 12 classes it has a width of its own, which a phone scrolls, as its numbers need that.
+    """
     percents = [[100 * v for v in row] for row in matrix.shares]
     errors = [[None if i == j else round(v, 3) for j, v in enumerate(row)] for i, row in enumerate(percents)]
     names = [in_figure(name) for name in matrix.classes]
-    count = len(names)
+    count, digits = len(names), 11.0
     room = room_for(matrix.classes, 92)
     figure = canvas(height=max(400, 16 * count + room), left=room + 8, bottom=room)
+    if count > _MOST_SCALED:
+        digits, figure.layout.width = 9.5, room + 8 + 19 * count + 14
     figure.add_heatmap(
         z=errors,
         x=names,
@@ -426,20 +432,24 @@ def _confusion_figure(matrix: Confusion) -> go.Figure:
         zmin=0,
         zmax=max(1, *(value or 0 for row in errors for value in row)),  # else no errors at all are drawn as large
         showscale=False,
-        hovertemplate="%{y} taken for %{x}: %{z:.1f} %<extra></extra>",
+        hovertext=[
+            [f"{true} taken for {other}: {v:.1f} %" for other, v in zip(names, row, strict=True)]
+            for true, row in zip(names, percents, strict=True)
+        ],
+        hoverinfo="text",
         hoverongaps=False,
         xgap=1,
         ygap=1,
     )
     figure.layout.annotations = [
-        label(f"<b>{whole}</b>" if i == j else str(whole), j, i)  # by place, as names may be numbers
+        label(f"<b>{whole}</b>" if i == j else str(whole), j, i, size=digits)  # by place, as names may be numbers
         for i, row in enumerate(percents)
         for j, value in enumerate(row)
         if (whole := int(value + 0.5)) or i == j
     ]
-    # Names of classes may be numbers, which plotly would space by their values.
-    figure.update_xaxes(title="taken for", type="category", tickangle=-45, showgrid=False)
-    figure.update_yaxes(title="true class", type="category", autorange="reversed", showgrid=False)
+    axis = name_axis(matrix.classes)
+    figure.update_xaxes(title="taken for", tickangle=-45, **axis)
+    figure.update_yaxes(title="true class", autorange="reversed", **axis)
     return figure
 
 

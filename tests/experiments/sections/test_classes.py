@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,6 +256,18 @@ def test_images_of_a_class_are_given_where_they_differ(demo: Facts) -> None:
     assert "airplane (1,000 images)" in hovers
 
 
+def test_a_matrix_of_many_classes_keeps_a_width_for_its_numbers(demo: Facts) -> None:
+    def width(count: int) -> Any:
+        names = tuple(f"class {number}" for number in range(count))
+        confusions = dict.fromkeys(demo.subject_runs, np.eye(count, dtype=np.int64))
+        figure = figures(section(with_artifacts(demo, confusions=confusions, classes=names)))["confusion"].figure
+        assert list(figure.layout.xaxis.ticktext) == list(figure.layout.yaxis.ticktext) == list(names)
+        return figure.layout.width
+
+    assert width(12) is None
+    assert width(22) > 22 * 19
+
+
 def test_the_confusion_figure_colours_errors_only(demo: Facts) -> None:
     figure = figures(section(demo))["confusion"]
     assert all(figure.figure.data[0].z[i][i] is None for i in range(10))
@@ -290,6 +303,7 @@ def test_of_many_classes_the_weakest_are_listed(demo: Facts) -> None:
     made = section(with_study(demo, final=demo.study.final.assign(**more)))
     figure = figures(made)["classes"]
     assert list(figure.figure.data[-1].y) == [f"class {number}" for number in range(30)]
+    assert list(figure.figure.layout.yaxis.ticktext) == [f"class {number}" for number in range(30)], "none is left out"
     assert "These are the weakest 30 of 41 classes; report.json has all." in figure.caption.text
     [table] = [block for block in made.blocks if isinstance(block, Table)]
     assert [row.cells[0].text for row in table.rows if not row.style] == [f"class {n}" for n in range(30)]
