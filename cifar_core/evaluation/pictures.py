@@ -17,10 +17,9 @@ from cifar_core.evaluation.metrics import Predictions
 _SCALE = 3  # screen pixels per image pixel
 _CAPTION = 20  # screen pixels
 _GAP = 8
-_NUMBERED = 20  # classes of a confusion matrix, at most, for numbers in its cells
-_LEAST_NAMED = 15  # screen pixels of a cell, at least, for the name of a class beside it
+_LEAST_NUMBERED, _LEAST_NAMED = 24, 15  # screen pixels of a cell, at least, for its number, and for a name beside it
 _BAR, _BAR_HEIGHT, _MOST_BARS = 480, 22, 50  # screen pixels of an accuracy of 1, and of a row; classes
-_LONGEST_NAME, _ABOVE = 24, 10  # letters of a class, and of one above its column
+_LONGEST_NAME = 24  # letters of a class
 _INK, _RIGHT, _WRONG, _PAPER, _TRACK = "#222222", "#1a7f37", "#c62828", "#ffffff", "#eef1f4"
 
 
@@ -76,37 +75,45 @@ def class_accuracies(accuracies: Mapping[str, float]) -> bytes:
 def confusion(matrix: Tensor, classes: Sequence[str]) -> bytes:
     """Draw a confusion matrix: counts (classes, classes), a row per true class, cells shaded by share.
 
-    With more than 20 classes the cells have no numbers, and with more than 80 no names.
+    With more than 50 classes the cells have no numbers, and with more than 80 no names.
     """
     count = len(classes)
-    cell = 60 if count <= _NUMBERED else max(4, 1200 // count)
-    font, small = _font(min(13, cell), classes), _font(11, classes)
+    cell = max(4, min(60, 1200 // count))
+    font, small = _font(min(13, cell), classes), _font(11 if cell > 30 else 9, classes)
     shown = [_shortened(name) for name in classes] if cell >= _LEAST_NAMED else [""] * count
-    left, top = max(96, 12 + round(max(map(font.getlength, shown)))), 34
+    widest = max(map(font.getlength, shown))
+    left, top = max(96, 12 + round(widest)), 34
+    turned = max(map(small.getlength, shown)) > cell
+    if turned:
+        top = 12 + round(widest)
     size = count * cell
     picture = Image.new("RGB", (left + size + 2, top + size + 24), _PAPER)
     draw = ImageDraw.Draw(picture)
     shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp_min(1)).tolist()
     draw.text((left + size / 2, top + size + 12), "predicted class", _INK, font, "mm")
-    draw.text((4, top / 2), "true class", _INK, font, "lm")
+    draw.text((4, top - 17), "true class", _INK, font, "lm")
     for row, name in enumerate(shown):
         draw.text((left - 6, top + (row + 0.5) * cell), name, _INK, font, "rm")
-        if count <= _NUMBERED:
-            draw.text((left + (row + 0.5) * cell, top / 2), name[:_ABOVE], _INK, small, "mm")
+        if turned:
+            above = Image.new("RGB", (top, 14), _PAPER)
+            ImageDraw.Draw(above).text((6, 7), name, _INK, small, "lm")
+            picture.paste(above.rotate(90, expand=True), (round(left + (row + 0.5) * cell) - 7, 0))
+        else:
+            draw.text((left + (row + 0.5) * cell, top / 2), name, _INK, small, "mm")
         for column in range(count):
             share = shares[row][column]
-            if share == 0 and count > _NUMBERED:  # of a thousand classes nearly all cells are empty
+            if share == 0 and cell < 60:  # of a thousand classes nearly all cells are empty
                 continue
             tint = (46, 125, 50) if row == column else (198, 40, 40)
-            strength = share if row == column else min(1.0, share * 3)
+            strength = share if row == column else share**0.5  # shows a few percent, and tells a third from all
             colour = tuple(round(255 + (channel - 255) * strength) for channel in tint)
             corner = (left + column * cell, top + row * cell)
             border = 2 if cell > 8 else 1
             draw.rectangle((*corner, corner[0] + cell - border, corner[1] + cell - border), fill=colour)
-            if count <= _NUMBERED:
+            if cell >= _LEAST_NUMBERED:
                 ink = "#ffffff" if strength > 0.6 else _INK
                 centre = (corner[0] + cell / 2 - 1, corner[1] + cell / 2 - 1)
-                draw.text(centre, str(int(matrix[row, column])), ink, font, "mm")
+                draw.text(centre, str(int(matrix[row, column])), ink, font if cell == 60 else small, "mm")
     return _png(picture)
 
 

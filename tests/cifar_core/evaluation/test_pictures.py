@@ -130,13 +130,31 @@ def test_confusion_of_nothing_wrong_and_of_nothing_at_all(matrix: Tensor) -> Non
 
 def test_confusion_shades_the_cell_of_true_row_and_predicted_column() -> None:
     matrix = torch.eye(10, dtype=torch.int64)
-    matrix[2, 7] = 1
+    matrix[2, 7], matrix[2, 2] = 1, 0
     reds = (pixels(pictures.confusion(matrix, CIFAR10.classes)) == torch.tensor(RED).view(3, 1, 1)).all(0)
     plain = pixels(pictures.confusion(torch.eye(10, dtype=torch.int64), CIFAR10.classes))
     greens = (plain == torch.tensor([46, 125, 50]).view(3, 1, 1)).all(0).nonzero()
     size = greens.max(0).values - greens.min(0).values  # of the ten cells together
     row, column = ((reds.nonzero().float().mean(0) - greens.min(0).values) / size * 10).int().tolist()
     assert (row, column) == (2, 7)
+    matrix[2, 2] = 2
+    third = pictures.confusion(matrix, CIFAR10.classes)
+    assert not has_colour(pixels(third), RED), "a third is not as red as all"
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(10, True), (22, True), (50, True), (51, False)])
+def test_a_confusion_matrix_has_numbers_while_its_cells_have_room(count: int, numbers: bool) -> None:
+    one, two = (pictures.confusion(torch.eye(count, dtype=torch.int64) * n, ["a"] * count) for n in (1, 2))
+    assert (one != two) == numbers
+
+
+@pytest.mark.parametrize(("name", "turned"), [("cat", False), ("signs and symbols", True)])
+def test_names_above_a_confusion_matrix_are_turned_where_they_are_wider_than_a_cell(name: str, turned: bool) -> None:
+    plain, named = (
+        pixels(pictures.confusion(torch.zeros(10, 10, dtype=torch.int64), [*["a"] * 9, last])) for last in ("a", name)
+    )
+    assert (named.shape[1] > plain.shape[1]) == turned
+    assert bool((named[:, : named.shape[1] - 624, -60:] < 128).any()), "the last column has a name"
 
 
 @pytest.mark.parametrize("count", [0, 1])
