@@ -24,8 +24,9 @@ from experiments.pages.text import (
     times,
 )
 from experiments.reading.published import Accuracy, Bar
-from experiments.stats import Estimate, against_published
-from sweeps.words import counted
+from experiments.sections.classes import class_results
+from experiments.stats import Estimate, against_published, difference_interval
+from sweeps.words import counted, percent
 
 _REWORK = "needs work on architecture, loss and optimiser"
 
@@ -142,7 +143,25 @@ def validation_against_test(facts: Facts) -> tuple[CitedText, ...]:
         f"On the validation images its recipe reached {fine_percent(validation.mean)} when it was chosen. The final "
         f"was trained longer, on all images, and reaches {fine_percent(test.mean)} of the test images."
     )
+    low, high = difference_interval(validation, test)
+    if low > 0:
+        text += f" That is {points(validation.mean - test.mean)} less (95 % interval {100 * low:.2f} to "
+        text += f"{100 * high:.2f}), more than chance explains{_most_lost(facts)}."
     return (CitedText(text, (*estimate_sources(validation), *estimate_sources(test))),)
+
+
+def _most_lost(facts: Facts) -> str:
+    """The class with the largest part in a test accuracy below that of validation; "" if none is known."""
+    lost = [
+        ((row.validation - row.test) * row.interval.images, row.name, row.validation, row.test)
+        for row in class_results(facts.study).rows
+        if row.validation is not None and row.test is not None and row.interval
+    ]
+    if not lost:
+        return ""
+    _, name, validation, test = max(lost)
+    shares = f"{percent(validation, 1)} of its validation and {percent(test, 1)} of its test images"
+    return f"; the class {name} has the largest part in it, with {shares} right"
 
 
 def augmented_sentence(facts: Facts) -> CitedText | None:

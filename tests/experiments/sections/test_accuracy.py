@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -11,7 +12,7 @@ from experiments.pages.blocks import Figure, Table
 from experiments.pages.text import CitedText, listed
 from experiments.reading.study import TestSetEvaluations as Evaluations
 from experiments.sections.accuracy import evaluations_sentence, section, validation_against_test
-from tests.experiments.support import figures, said, with_scenario, with_study, with_test
+from tests.experiments.support import figures, said, with_artifacts, with_scenario, with_study, with_test
 
 
 def benchmarks(facts: Facts) -> Figure:
@@ -201,3 +202,19 @@ def test_a_final_is_not_compared_with_the_shorter_runs_that_it_was_chosen_by(dem
         "On the validation images its recipe reached 92.70 % when it was chosen. The final was trained longer, on all "
         "images, and reaches 92.30 % of the test images."
     )
+
+
+def test_a_final_below_its_validation_accuracy_beyond_chance_is_said(demo: Facts) -> None:
+    final = demo.study.final.assign(**{"metrics.test_class/frog": 0.1})
+    (sentence,) = validation_against_test(with_test(with_study(demo, final=final), 0.80))
+    assert re.search(
+        r" reaches 80\.00 % of the test images\. That is 12\.70 points less \(95 % interval [\d.]+ to [\d.]+\), more "
+        r"than chance explains; the class frog has the largest part in it, with [\d.]+ % of its validation and 10\.0 % "
+        r"of its test images right\.$",
+        sentence.text,
+    )
+    (sentence,) = validation_against_test(with_artifacts(with_test(demo, 0.80), confusions={}))
+    assert sentence.text.endswith("more than chance explains.")
+    for above in (0.926, 0.99):
+        (sentence,) = validation_against_test(with_test(demo, above))
+        assert sentence.text.endswith(" of the test images.")
