@@ -46,11 +46,13 @@ _BROWSER: Mapping[str, object] = {
     "mlflow.workflowType_v1": "machine_learning",
     "_mlflow_model_registry_promo_modal_dismissed_v1": True,
 }
-# A description is folded below its first picture, and not below its second line.
+# A description is folded below its first picture, and not below its second line; wide pictures leave room for what is
+# beside it.
 _HEAD = """<style>
 [data-assistant-ui] { display: none !important }
 div:has(> [data-testid="truncation-gradient"]) { max-height: 440px !important }
 [data-testid="truncation-gradient"] { top: 380px !important; bottom: auto !important; height: 60px !important }
+.note-editor-preview-content img { max-width: 100%% }
 .note-editor-preview-content :is(td, th) { padding: 0 16px 4px 0 }
 </style>
 <script>

@@ -285,6 +285,8 @@ def test_a_run_s_page_shows_its_accuracies_its_pictures_and_its_curves(page: Pag
         picture.scroll_into_view_if_needed()
         expect(picture).to_have_js_property("complete", True)  # the browser loads it when it comes into view
         assert picture.evaluate("image => image.naturalWidth") > 600
+        page.set_viewport_size({"width": 1280, "height": 900})
+        assert picture.evaluate("image => image.width") < 600, "it leaves room for what is beside it"
     for tab, section in (("Model metrics", "train"), ("System metrics", "System metrics")):
         page.get_by_role("tab", name=tab).click()
         header = page.get_by_test_id("experiment-view-compare-runs-section-header").filter(has_text=section)
