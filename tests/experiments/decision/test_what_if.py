@@ -162,6 +162,10 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
         .inner_text()
         .startswith("Rule 2 of 7 decides: the cheapest way that may win is a download")
     )
+    page.get_by_label("Images a month").press("End")
+    assert page.get_by_label("Images a month").get_attribute("aria-valuetext") == "250,000,000"
+    page.get_by_label("An hour of our compute").fill("-0.098")  # of the power of ten
+    assert page.get_by_label("An hour of our compute").get_attribute("aria-valuetext") == "$0.80"
     page.get_by_label("Horizon").focus()
     page.keyboard.press("ArrowRight")
     assert page.get_by_label("Horizon").get_attribute("aria-valuetext") == "3.5 years"
@@ -180,6 +184,16 @@ def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: P
     page.get_by_role("button").click()
     assert answer.inner_text() == before
     assert page.get_by_label("Images a month").get_attribute("aria-valuetext") == "250,000"
+
+
+def test_bars_end_at_three_times_the_cost_of_the_answer(page: Page) -> None:
+    page.get_by_label("Hours to build").press("End")
+    width = "bar => parseFloat(bar.style.width)"
+    assert page.locator(".ways .named .bar").evaluate(width) == pytest.approx(100 / 3, abs=0.01)
+    building = page.get_by_role("row", name="Building").locator(".bar")
+    assert building.get_attribute("class") == "bar cut"
+    assert building.evaluate(width) == 100
+    page.get_by_role("button").click()
 
 
 def test_the_sliders_start_at_the_assumptions_to_the_last_digit(page: Page, demo: Facts, tmp_path: Path) -> None:
