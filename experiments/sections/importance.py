@@ -33,6 +33,7 @@ from sweeps.validation import InvalidFileError
 from sweeps.words import counted, percent, rounded
 
 SLICES = 4  # parameters that are drawn
+FEW_VALUES = 6  # different ones of a parameter, at most, that each get a place of their own on the axis
 BEST = 0.1  # share of the trials that count as good, as in PED-ANOVA
 USUAL = " / usual"  # ends the name of a parameter that is drawn as a multiple of what suits the optimiser
 TRIALS_PER_PARAMETER = 3  # complete ones, below which importances are not stated
@@ -174,6 +175,8 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
     if found.significant is not None:
         text += " The test assumes exchangeable trials; those of an adaptive search with pruning are so only "
         text += "approximately."
+    if any(name.endswith(USUAL) for name, _ in found.shares):
+        text += f' "{USUAL.strip()}" divides by what suits the optimiser at the batch size and length of the trial.'
     if found.left_out:
         text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
     return CitedText(text, run_sources(facts.run_id))
@@ -223,7 +226,8 @@ def _slices_figure(table: pd.DataFrame, names: Sequence[str], parameters: Mappin
         at: dict[str, Any] = {"row": index // 2 + 1, "col": index % 2 + 1}
         having = table[table[name].notna()]
         numeric = having[name].dtype == np.float64
-        scale = "category" if not numeric else "log" if _is_log(having[name], parameters) else "linear"
+        few = not numeric or having[name].nunique() <= FEW_VALUES
+        scale = "category" if few else "log" if _is_log(having[name], parameters) else "linear"
         add_points(
             figure,
             [round(v, 6) if numeric else v for v in having[name].tolist()],

@@ -178,6 +178,17 @@ def test_trials_are_drawn_by_the_most_important_parameters_in_order(many: Facts)
     assert f"the best, trial {best}, has mix_alpha " in slices.caption.text
 
 
+def test_few_values_of_a_number_are_the_only_ticks_and_multiples_are_explained(many: Facts) -> None:
+    rates = {"params.learning_rate": ["0.1", "0.2", "0.4"] * 20, "params.mix_alpha": "1.0"}
+    search = many.study.search.assign(**rates)
+    bars, slices = figures(section(with_study(many, search=search))).values()
+    axes = {trace.name: slices.figure.layout[trace.xaxis.replace("x", "xaxis")].type for trace in slices.figure.data}
+    assert axes == {"learning_rate / usual": "category", "width": "linear", "model": "category"}
+    usual = ' "/ usual" divides by what suits the optimiser at the batch size and length of the trial.'
+    assert bars.caption.text.endswith(usual)
+    assert "/ usual" not in figures(section(many))["importances"].caption.text
+
+
 @pytest.mark.parametrize(("value", "words"), [(1024.0, "1024"), (0.512345, "0.512"), (1234.5, "1,230")])
 def test_a_value_of_the_best_trial_has_no_exponent(many: Facts, value: float, words: str) -> None:
     search = many.study.search.copy()
