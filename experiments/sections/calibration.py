@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -90,11 +91,11 @@ def caption(found: Calibration) -> CitedText:
 
 def _diagram(bins: Reliability) -> go.Figure:
     """Share of right predictions by their mean probability, in bins; on the diagonal, the two agree."""
-    figure = canvas(height=270)
+    figure = canvas(height=360)
     filled = [(pc(sure), pc(right), n) for sure, right, n in _bins(bins) if n]
     sure, right, counts = zip(*filled, strict=True)
     low = 5 * math.floor(min(*sure, *right) / 5)
-    add_line(figure, [low, 100], [low, 100], name="as sure as right", colour=MUTED, width=1, dash="dot")
+    add_line(figure, [low, 100], [low, 100], name="perfectly calibrated", colour=MUTED, width=1, dash="dot")
     add_points(
         figure,
         sure,
@@ -107,8 +108,9 @@ def _diagram(bins: Reliability) -> go.Figure:
         cliponaxis=False,
         hover="sure %{x:.1f} %, right %{y:.1f} %<br>%{customdata:,} predictions",
     )
-    figure.update_xaxes(title="mean probability of the predicted class (%)", range=[low - 2, 102])
-    figure.update_yaxes(title="right (%)", range=[low - 4, 104])
+    square: dict[str, Any] = {"range": [low - 3, 103], "constrain": "domain"}
+    figure.update_xaxes(title="mean probability of the predicted class (%)", **square)
+    figure.update_yaxes(title="right (%)", scaleanchor="x", **square)
     return figure
 
 

@@ -80,7 +80,7 @@ def _learning_rate(facts: Facts, first: pd.DataFrame) -> Figure:
     text = f"The rate peaks at {peak:.3g}, {percent(share, 0)} of the way, and ends at {last:.2g}."
     if not share:
         text = f"The rate falls from {peak:.3g} to {last:.2g}." if last < peak else f"The rate stays at {last:.3g}."
-    figure = canvas(height=230)
+    figure = canvas(height=260)
     _add(figure, first, "lr", "learning rate", GREEN)
     figure.update_xaxes(title="optimiser step")
     figure.update_yaxes(title="learning rate", rangemode="tozero")
