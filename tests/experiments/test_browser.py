@@ -151,6 +151,19 @@ def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, widt
     assert [text for text in texts if text["size"] < SMALLEST - 0.01] == []
 
 
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_sheet_of_pictures_is_shown_as_large_as_its_labels_need(visit: Visit, width: int) -> None:
+    """A sheet of eight pictures of 48 pixels is 1,224 pixels wide, with letters of 12 pixels."""
+    visit.show(width)
+    shares = visit.ask("""() => [...document.querySelectorAll(".photo:not(#figure-prediction) img")].map((sheet) => {
+      sheet.style.width = "1224px";
+      const share = sheet.clientWidth / 1224;
+      sheet.style.width = "";
+      return share;
+    })""")
+    assert [share for share in shares if share < SMALLEST / 12] == []
+
+
 def test_a_figure_that_has_not_followed_a_narrower_screen_scrolls_alone(visit: Visit) -> None:
     if not visit.figures:
         return
