@@ -244,16 +244,17 @@ def _name(facts: Facts) -> str:
 
 
 def _figure(facts: Facts) -> Figure:
-    shown = _comparable(facts, "benchmark", "system")
+    shown = _comparable(facts, "benchmark", "system", "recipe", "download")  # a service may lie far below, out of sight
     text, sources = "Filled marks were trained on CIFAR-10 alone, open ones on more images.", run_sources()
     if facts.test is None:
         text += " This study has no test accuracy to put beside them."
     else:
-        compared = [against_published(facts.test, a.accuracy) for a in facts.published.accuracies if a.same_test]
+        compared = [against_published(facts.test, a.accuracy) for a in shown]
         above, level = compared.count("lower"), compared.count("not_significant")
         lie = "lies" if above == 1 else "lie"
-        text += f" Of the {len(compared)} published figures on the same images, {above} {lie} above ours by more than "
-        text += f"chance and {level} cannot be told from it; the bar through ours is its 95 % interval."
+        text += f" Of the {len(compared)} published figures drawn here, {above} {lie} above ours by more than chance "
+        text += f"and {level} cannot be told from it; the bar through ours is its 95 % interval. Services are in the "
+        text += "table."
         sources = estimate_sources(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
     return Figure("benchmarks", "Test accuracy", CitedText(text, (*sources, "source/bar")), figure)
