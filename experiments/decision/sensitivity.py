@@ -42,7 +42,7 @@ class Saving:
     """The saving of building over the horizon, against its rival.
 
     Attributes:
-        usd: US dollars; negative: building costs more; NaN: the cost of building is unknown, or there is no rival.
+        usd: US dollars; negative: building costs more; NaN: no rival, or building misses a bar or has no known cost.
         least: True where only the least cost of the rival is known, and so the least that building saves.
     """
 
@@ -98,11 +98,11 @@ def rival_of(facts: Facts) -> Way | None:
 
 def saved(facts: Facts) -> Saving:
     """The saving of building against its rival, the cheapest under this scenario."""
-    ours, rival = ways_of(facts)[0].option, rival_of(facts)
-    if rival is None or ours.unpriced:
+    ours, rival = ways_of(facts)[0], rival_of(facts)
+    if rival is None or ours.misses or ours.option.unpriced:
         return Saving(math.nan)
     months = facts.scenario.months
-    return Saving(rival.option.total(months) - ours.total(months), bool(rival.option.unpriced))
+    return Saving(rival.option.total(months) - ours.option.total(months), bool(rival.option.unpriced))
 
 
 @functools.lru_cache(maxsize=1)  # two sections of a report ask

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from experiments.decision.facts import Facts
 from experiments.decision.machines import answer_seconds
 from experiments.decision.sensitivity import AS_IT_IS, Saving, SensitivityResult, nearest_flips, saved, sensitivity
+from experiments.decision.verdict import ways_of
 from experiments.pages.blocks import Block, Bullets, Figure, Missing, Number, Section
 from experiments.pages.plots import BLUE, MUTED, PAPER, RUST, canvas, in_figure, label
 from experiments.pages.text import (
@@ -37,6 +38,8 @@ def section(facts: Facts) -> Section:
     why = "there are no two costs to compare"
     if results and unknown:
         why = "every way other than building misses a bar"
+        if ways_of(facts)[0].misses:
+            why = "building misses a bar, and no saving makes up for that"
     drawn: Block = Missing(f"There is no figure of the assumptions, as {why}.")
     if results and not unknown:
         widest = max(result.width for result in results)
@@ -96,13 +99,14 @@ def tornado(results: Sequence[SensitivityResult]) -> go.Figure:
 
 
 def _caption(facts: Facts, results: Sequence[SensitivityResult]) -> CitedText:
-    text = "Each bar halves or doubles one assumption; right of 0, building then costs less than what else is cheapest"
+    text = "Each bar halves or doubles one assumption, from the saving as assumed (dotted); right of 0, building then "
+    text += "costs less than what else is cheapest"
     savings = _savings(results)
     if some := [each for each in savings if each.least]:
         text += f", of which {'' if len(some) == len(savings) else 'sometimes '}only the least is known"
     text += ". "
     if any(math.isnan(each.usd) for each in savings):
-        text += "Where a bar is missing, there is nothing else: every other way misses a requirement. "
+        text += "Where a bar is missing, building or every other way misses a requirement. "
     flips = nearest_flips(results)
     if flips:
         near = flips[0]

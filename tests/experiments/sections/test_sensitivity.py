@@ -14,7 +14,7 @@ from experiments.decision.verdict import verdict_of, ways_of
 from experiments.pages.blocks import Bullets, Missing
 from experiments.sections.sensitivity import section, tornado
 from tests.experiments.decision.test_verdict import ACCURACIES, under, vendor
-from tests.experiments.support import HICCUPS, figures, known, with_cost, with_scenario
+from tests.experiments.support import HICCUPS, figures, known, with_cost, with_scenario, with_test
 
 RESULT = SensitivityResult(
     "horizon", "3 years", Saving(1.5), Saving(1.0), Saving(2.0), "1 year", factor=0.33, becomes="Build", sources=()
@@ -204,7 +204,7 @@ class TestARivalThatChanges:
         halved, doubled = figure.figure.data
         assert len(halved.x) == len(doubled.x) + 1
         assert "NaN" not in figure.figure.to_json()
-        assert " Where a bar is missing, there is nothing else: every other way misses " in figure.caption.text
+        assert " Where a bar is missing, building or every other way misses a requirement. " in figure.caption.text
 
     def test_two_bars_on_one_side_are_both_seen(self) -> None:
         beside = replace(RESULT, low=Saving(-3.0), high=Saving(-5.0))
@@ -267,6 +267,15 @@ def test_flips_are_found_though_every_rival_misses_a_bar(demo: Facts) -> None:
     assert section(facts).pictures == ()
     assert section(facts).blocks[-1] == Missing(
         "There is no figure of the assumptions, as every way other than building misses a bar."
+    )
+
+
+def test_building_that_misses_a_bar_saves_nothing(facts: Facts) -> None:
+    missed = with_test(facts, 0.5)
+    assert math.isnan(saved(missed).usd)
+    assert section(missed).pictures == ()
+    assert section(missed).blocks[-1] == Missing(
+        "There is no figure of the assumptions, as building misses a bar, and no saving makes up for that."
     )
 
 
