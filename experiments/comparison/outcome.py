@@ -18,7 +18,7 @@ from experiments.comparison.differences import (
 )
 from experiments.pages.blocks import Block, Bullets, Cell, Heading, Lead, Row, Section, Table
 from experiments.pages.plots import PALETTE
-from experiments.pages.text import CitedText, listed, probability, run_sources, signed, span
+from experiments.pages.text import CitedText, count, listed, probability, run_sources, signed, span
 from experiments.reading.study import SPLITS, TrainedRun
 
 RULES = (
@@ -121,7 +121,8 @@ def _judged(metric: ComparedMetric, difference: Difference, baseline: bool) -> s
 def _shown(metric: ComparedMetric, difference: Difference) -> str:
     assert difference.value is not None  # as the difference is known
     if metric.tolerance is not None:
-        return f"{signed(difference.value, 1)} %"
+        often = f"{count(1 + difference.value)} times as much"
+        return f"{signed(difference.value, 1)} %" if difference.value < 1 else often
     return f"{signed(difference.value)} points" if metric.key.endswith("accuracy") else f"{difference.value:+.3f}"
 
 

@@ -86,7 +86,7 @@ class SensitivityResult:
         if self.flip == self.value:  # they are too close for the digits shown
             return f"{self.side} {factor(self.factor)} times {self.value}"
         if self.value == AS_IT_IS:
-            return f"{self.side} {self.flip} of what is assumed"
+            return f"{self.side} {self.flip} what is assumed"
         return f"{self.side} {self.flip}, not {self.value}"
 
 
@@ -159,7 +159,7 @@ def assumptions(facts: Facts) -> tuple[Assumption, ...]:
         return f"{value:,.10g} h"
 
     def share(value: float) -> str:
-        return percent(value, 0)
+        return AS_IT_IS if value == 1 else f"{factor(value)} times"
 
     upkeep = scenario("maintenance_hours_per_year")
     integrated, adapted = each("vendors", "integration_hours", "migration_hours"), each("downloads", "hours")

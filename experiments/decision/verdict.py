@@ -166,8 +166,10 @@ class Verdict:
         if self.answer == "Not yet":
             if self.contender is None:
                 return "Not yet: nothing clears the bars"
-            close = f"Not yet: {self.contender.title} is too close to the bar"
-            return close if self.contender.is_close else f"Not yet: measure {self.contender.title}"
+            if self.contender.is_close:
+                return f"Not yet: {self.contender.title} is too close to the bar"
+            untested = self.contender.option.kind == "build" and not self.contender.measured
+            return "Not yet: train and test our own" if untested else f"Not yet: measure {self.contender.title}"
         if self.answer == "Adapt":
             way = self.contender or self.best
             assert way is not None
@@ -211,7 +213,7 @@ def judge(ways: Sequence[Way], months: float) -> Verdict:
             contender is not None and contender.option.kind == "adapt" and not contender.measured,
         ),
         Rule(
-            "the cheapest way that may win is another one",
+            "the cheapest way that may win is not yet known to clear the bars",
             "Not yet",
             contender is not None,
         ),

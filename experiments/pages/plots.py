@@ -144,6 +144,11 @@ def in_figure(name: str) -> str:
     return html.escape(name, quote=False)
 
 
+def shortened(name: str) -> str:
+    """Return a name for a label, of 24 letters at most."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1].rstrip()}…"
+
+
 def room_for(names: Sequence[str], least: int) -> int:
     """Return the pixels beside an axis for these names: `least` at least, and 24 letters at most."""
     return max(least, 12 + 7 * max((min(len(name), _LONGEST_NAME) for name in names), default=0))
@@ -164,10 +169,8 @@ def _cut(names: Sequence[str]) -> dict[str, str]:
     ordered, cut = sorted(names), {}
     for before, name, after in zip(["", *ordered], ordered, [*ordered[1:], ""], strict=False):
         same = max(_same_letters(name, before), _same_letters(name, after))
-        if len(name) <= _LONGEST_NAME:
-            cut[name] = name
-        elif same < _LONGEST_NAME - 1:
-            cut[name] = f"{name[: _LONGEST_NAME - 1]}…"
+        if len(name) <= _LONGEST_NAME or same < _LONGEST_NAME - 1:
+            cut[name] = shortened(name)
         else:
             end = name[same - 3 :]
             cut[name] = f"{name[:9]}…{end if len(end) < 15 else f'{end[:13]}…'}"

@@ -108,7 +108,9 @@ def probability(p: float) -> str:
 
 
 def span(estimate: Estimate, digits: int = 2, *bars: float) -> str:
-    """The interval of an accuracy; each end as `percent_beside` shows it."""
+    """The interval of an accuracy; both ends in as many digits as `percent_beside` needs for one of them."""
+    ends = [percent_beside(end, digits, *bars) for end in (estimate.low, estimate.high)]
+    digits = max(len(end.removesuffix(" %").partition(".")[2]) for end in ends)
     low, high = (percent_beside(end, digits, *bars) for end in (estimate.low, estimate.high))
     return f"{low.removesuffix(' %')} to {high}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import plotly.graph_objects as go
 
@@ -213,7 +214,7 @@ def fresh_sentence(facts: Facts, test: Estimate) -> CitedText:
     clears = "still at or above" if low >= target else "below" if high < target else "on both sides of"
     text = (
         f"On images collected anew, networks lost {fresh[0]:g} to {fresh[1]:g} points; that would leave "
-        f"{percent_beside(low, 1, target)} to {percent_beside(high, 1, target)}, {clears} the bar."
+        f"{span(replace(test, low=low, high=high), 1, target)}, {clears} the bar."
     )
     return CitedText(text, ("source/fresh", *estimate_sources(test)))
 

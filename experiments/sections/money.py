@@ -92,11 +92,15 @@ def cost_curves(options: Sequence[Option], months: float) -> go.Figure:
         hover = f"{in_figure(option.name)}, month %{{x:.0f}}: $%{{y:,.0f}}"
         x, y, colour = [0, round(last, 4)], [round(option.once, 2), round(end, 2)], colours[option.name]
         add_line(figure, x, y, name=name, colour=colour, hover=hover, **style)
-    totals = [option.total(months) for option in priced]
-    top = min(max(totals), CROPPED * (totals[0] or max(totals)))  # a single dear vendor would squash the others
     figure.update_xaxes(title="months", rangemode="tozero")
-    figure.update_yaxes(title="cost so far (US dollars)", tickformat=",.0f", range=[0, round(1.05 * top, 2)])
+    figure.update_yaxes(title="cost so far (US dollars)", tickformat=",.0f", range=[0, _top(options, months)])
     return figure
+
+
+def _top(options: Sequence[Option], months: float) -> float:
+    """Return the cost at which the figure ends: a single dear vendor would squash the others."""
+    totals = [option.total(months) for option in options if option.kind != "build" or not option.unpriced]
+    return round(1.05 * min(max(totals), CROPPED * (totals[0] or max(totals))), 2)
 
 
 def volumes(facts: Facts) -> tuple[Cheapest, ...]:
@@ -119,12 +123,14 @@ def volumes(facts: Facts) -> tuple[Cheapest, ...]:
 
 
 def _caption(facts: Facts, ways: Sequence[Way]) -> CitedText:
-    ours = ways[0].option
-    sources = (*facts.cost_sources, *_sources([way.option for way in ways]))
-    if ours.unpriced:
-        return CitedText(f"Without building, which has no line: {ours.unpriced}.", sources)
+    options, months = [way.option for way in ways], facts.scenario.months
+    ours, top = options[0], _top(options, months)
     text = f"Lines start at what is paid at once. {_in_time(facts, ways)}"
-    return CitedText(text.strip(), sources)
+    if ours.unpriced:
+        text = f"Without building, which has no line: {ours.unpriced}."
+    if beyond := [option for option in _cheapest_first(options, months)[1:] if option.total(months) > top]:
+        text += f" Cut at the top: {listed([f'{option.name} ({option.stated(months)})' for option in beyond])}."
+    return CitedText(" ".join(text.split()), (*facts.cost_sources, *_sources(options)))
 
 
 def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
@@ -172,7 +178,7 @@ def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:
 
 
 def _spent_table(facts: Facts) -> Table:
-    cost, speed = facts.cost, facts.cost.speed
+    cost, speed, (images, many) = facts.cost, facts.cost.speed, _unit(facts.cost.per_1000_usd)
     study, recipe = (flops(work) if work else "not measured" for work in (cost.flops, cost.retrain_flops))
 
     def row(what: str, seconds: float | None, work: str, usd: float | None, runs: Sequence[str], most: str = "") -> Row:
@@ -190,14 +196,15 @@ def _spent_table(facts: Facts) -> Table:
             ("one by one", speed.per_second, cost.per_1000_single_usd),
             (large, speed.per_second_batched, cost.per_1000_usd),
         ):
-            rows.append(row(f"1,000 predictions, {how}", 1000 / per_second, "none", usd, speed.runs, most))
+            paid = usd and usd * images / 1000
+            rows.append(row(f"{many} predictions, {how}", images / per_second, "none", paid, speed.runs, most))
     for run_id, http in facts.study.artifacts.http.items():
         for how, per_second in (
             (f"one a request, {http.clients} clients at once", http.per_second),
             (f"{http.batch} a request", http.per_second_batched),
         ):
-            usd = None if cost.hourly is None else cost.hourly * 1000 / per_second / 3600
-            rows.append(row(f"1,000 predictions over HTTP, {how}", 1000 / per_second, "none", usd, [run_id]))
+            usd = None if cost.hourly is None else cost.hourly * images / per_second / 3600
+            rows.append(row(f"{many} predictions over HTTP, {how}", images / per_second, "none", usd, [run_id]))
     titles = ("", "Time", "Training compute", "Compute cost", "Runs")
     return Table(titles, rows, numbers=range(1, 4), style="cards tight")
 
@@ -294,11 +301,11 @@ def _serving(facts: Facts) -> CitedText:
     single, large = cost.per_1000_single_usd, cost.per_1000_usd
     if single is None or large is None:
         return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run_sources(*speed.runs))
-    most = "at most " if speed.bounded else ""
+    most, (images, many) = "at most " if speed.bounded else "", _unit(large)
     side = f", with {cost.copies} copies on one machine, each assumed as fast," if cost.copies > 1 else ""
     text += (
-        f". Compute paid by the second{side} costs {most}{money(single)} for 1,000 images one by one and {most}"
-        f"{money(large)} in batches. "
+        f". Compute paid by the second{side} costs {most}{money(single * images / 1000)} for {many} images one by one "
+        f"and {most}{money(large * images / 1000)} in batches. "
     )
     waits = facts.scenario.latency_bar_ms is None
     calls = {vendor.name: priced for vendor in facts.scenario.vendors if (priced := _by_image(vendor, waits=waits))}
@@ -310,6 +317,11 @@ def _serving(facts: Facts) -> CitedText:
     )
     sources = (f"source/{key}" for priced in calls.values() for key in priced)
     return CitedText(text, (*run_sources(*speed.runs), *cost.machine_sources, *sources))
+
+
+def _unit(usd_per_1000: float | None) -> tuple[int, str]:
+    """Return how many images a price is stated for: a million where 1,000 cost less than a tenth of a cent."""
+    return (1_000_000, "a million") if usd_per_1000 is not None and usd_per_1000 < 0.001 else (1000, "1,000")
 
 
 def _by_image(vendor: Vendor, *, waits: bool) -> dict[str, str]:

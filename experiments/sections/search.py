@@ -254,7 +254,7 @@ def _progress_sentence(facts: Facts, complete: pd.DataFrame) -> CitedText:
     else:
         place = 1 + int((complete["trial"] < best["trial"]).sum())
         text += f", number {place} of {len(complete)} that are complete. Where the best one lies does not tell whether "
-        text += "more trials would help: without any learning it lies anywhere with equal chance."
+        text += "more trials would help: by luck alone, any of them is as likely to be the best."
     return CitedText(text, sources)
 
 

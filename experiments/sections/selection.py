@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Block, Cell, Missing, Number, Row, Section, Table, estimate_numbers, numbers_of
-from experiments.pages.text import CitedText, estimate_sources, fine_percent, flops, points, run_sources, signed
+from experiments.pages.text import CitedText, count, estimate_sources, fine_percent, points, run_sources, signed
 from experiments.reading.study import Study
 from experiments.stats import Estimate, difference_interval, estimate, mean_accuracy
 from sweeps.stages.confirmation import Gain
@@ -192,8 +192,9 @@ def bias_sentence(bias: SelectionBias) -> CitedText:
         text = f"{again} with the same compute, {points(abs(change))} {'less' if change < 0 else 'more'}, {text}."
     elif bias.search_flops and bias.confirm_flops:
         text = (
-            f"{again} with {bias.confirm_flops / bias.search_flops:.3g} times the compute ({flops(bias.confirm_flops)} "
-            f"against {flops(bias.search_flops)}), so selection bias cannot be told from the effect of more training."
+            f"{again} with {count(bias.confirm_flops / bias.search_flops)} times the compute "
+            f"({bias.confirm_flops / 1e12:.2f} against {bias.search_flops / 1e12:.2f} TFLOP), so selection bias cannot "
+            "be told from the effect of more training."
         )
     else:
         text = f"{again}; how the compute of the two compares was not recorded."

@@ -138,7 +138,7 @@ def _flips(facts: Facts, results: Sequence[SensitivityResult]) -> tuple[CitedTex
 def _accuracy_flip(facts: Facts) -> CitedText:
     test, target = facts.test, facts.bar.target
     if test is None:
-        return CitedText("A test accuracy: without one, costs do not count.", run_sources(facts.run_id))
+        return CitedText("Test accuracy: until it is measured, costs decide nothing.", run_sources(facts.run_id))
     only = "" if test.low >= target else "only "
     low = percent_beside(test.low, 2, target)
     text = f"Accuracy bar: {short_percent(target)}; building clears it {only}up to about {low}, where the interval of "

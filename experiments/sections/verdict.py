@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,6 @@ from experiments.pages.blocks import (
     estimate_numbers,
 )
 from experiments.pages.plots import (
-    PAPER,
     RUST,
     add_points,
     canvas,
@@ -40,6 +38,7 @@ from experiments.pages.plots import (
     label,
     pc,
     segment,
+    shortened,
     way_colours,
 )
 from experiments.pages.text import (
@@ -65,7 +64,7 @@ COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction,
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
 WHAT_IF = "what-if.html"  # the page of sliders, beside the report
-_HEIGHTS = 13  # at which a label may stand
+_NEAR = 0.03  # of the costs' range: lines that are nearer have one label
 _FAINT = 0.35  # opacity of a way that misses a bar
 
 
@@ -111,8 +110,10 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         price = f"would cost {cost(contender)} {over}"
         if contender.option.kind == "build" and contender.option.unpriced:
             price = "may be the cheapest"
-        doubts = ", and ".join(f"it {check.reason}" for check in contender.unknown)
-        text = f"{contender.subject} {price}, but {doubts}. {sure}"
+        bare = [check.bar for check in contender.unknown if check.reason.startswith("has no known")]
+        doubts = [f"its {listed(bare)} {'is' if len(bare) == 1 else 'are'} unknown"] * bool(bare)
+        doubts += [f"it {check.reason}" for check in contender.unknown if check.bar not in bare]
+        text = f"{contender.subject} {price}, but {', and '.join(doubts)}. {sure}"
         if contender.option.kind == "adapt" and not contender.measured:
             reason = contender.checks[0].reason
             counted_in = "with one machine, and without the compute of its training"
@@ -124,10 +125,18 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
     else:
         others = [way for way in verdict.ways if way.clears and way.title != best.title]
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
-        nearest = min(others, key=lambda way: (way.option.total(months), way.title), default=None)
+        nearest, unsure = (
+            min(some, key=lambda way: (way.option.total(months), way.title), default=None)
+            for some in (others, [way for way in verdict.ways if way.unknown])
+        )
         if nearest is not None:
             gap = total_difference(nearest.option.total(months), best.option.total(months))
             text += f", {gap} less than {nearest.title}" if gap else f", about as much as {nearest.title}"
+        else:
+            text = f"Only {_doing(best)} is known to clear every bar, for {cost(best)} {over}"
+            if unsure is not None:
+                text += f"; next, {unsure.title} would cost {cost(unsure)} ({unsure.doubts})"
+                sources += _sources(unsure)
         text += "."
     return CitedText(text, tuple(dict.fromkeys(sources)))
 
@@ -245,9 +254,9 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
 
 
 def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
-    text = "Further right costs more, further up is more accurate; the line is the "
+    text = "Further right costs more, further up is more accurate; the line across is the "
     text += f"{short_percent(facts.bar.target)} bar. Filled marks were measured here, open ones published; a line "
-    text += "without a mark is an unknown accuracy. Faint ways miss a bar."
+    text += "without a mark is an unknown accuracy. Faint ways miss a bar; the answer's is thick."
     caption = CitedText(text, ("source/bar", "source/scenario"))
     return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
 
@@ -261,17 +270,21 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     lowest = min([target, *(pc(way.accuracy.low) for way in drawn if way.accuracy)])
     floor = max(0.0, 10 * (lowest // 10) - 10)
     figure = canvas(height=290, left=52, top=14)
-    shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper"}]
-    bar = f"{short_percent(facts.bar.target)} bar"
-    annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="right", yshift=-9, bgcolor=PAPER)]
+    figure.layout.margin.r = 40  # for the bar's label
+    shapes = [{**segment(0, 1, target, target, colour=RUST, width=1.5), "xref": "paper", "layer": "between"}]
+    bar = f"{short_percent(facts.bar.target)}<br>bar"
+    annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="left", align="left", xshift=3)]
     colours = way_colours([way.title for way in ways])
-    for way in drawn:
+    verdict = judge(ways, months)
+    chosen = [way.title for way in (verdict.contender or verdict.best,) if way]
+    for way in sorted(drawn, key=lambda way: way.title in chosen):  # the last one is on top
         usd = round(way.option.total(months), 2)
         accuracy, colour = way.accuracy, colours[way.title]
         low, mean, high = (floor / 100, (floor / 100 + 1) / 2, 1.0)
         if accuracy:
             low, mean, high = accuracy.low, accuracy.mean, accuracy.high
         what = fine_percent(accuracy.mean) if accuracy else "accuracy unknown"
+        thickness = 3 if way.title in chosen else 2 if accuracy else 1
         add_points(
             figure,
             [usd],
@@ -280,13 +293,13 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
             colour=colour,
             symbol="line-ns" if accuracy is None else "circle" if way.measured else "circle-open",
             size=11,
-            error_y=error_bars([mean], [low], [high], thickness=2 if accuracy else 1, width=4, color=colour),
+            error_y=error_bars([mean], [low], [high], thickness=thickness, width=4, color=colour),
             showlegend=False,
             hover=f"{in_figure(way.title)}: {way.option.stated(months)}, {what}",
         )
         figure.data[-1].opacity = _FAINT if way.misses else 1  # of its interval too
     places = [math.log10(way.option.total(months)) for way in drawn]
-    annotations += _labels(drawn, places, (floor, 100.0), target, colours)
+    annotations += _labels(drawn, places, (floor, 100.0), colours)
     figure.update_layout(shapes=shapes, annotations=annotations)
     figure.update_xaxes(title="cost over the horizon (US dollars)", type="log", tickformat="$,~s", nticks=6)
     if places:  # else plotly makes room for labels on the right, which squeezes the marks
@@ -299,33 +312,31 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
 
 
 def _labels(
-    ways: Sequence[Way],
-    places: Sequence[float],
-    heights: tuple[float, float],
-    target: float,
-    colours: Mapping[str, str],
+    ways: Sequence[Way], places: Sequence[float], heights: tuple[float, float], colours: Mapping[str, str]
 ) -> Iterator[dict[str, object]]:
-    """A label beside each mark, towards the middle of the figure; no two at one height.
+    """A label beside each mark, towards the middle of the figure, and along each line without a mark.
 
     Args:
         places: positions of the ways on the axis of costs, ascending.
         heights: lowest and highest position, in percent of accuracy.
     """
     low, high = heights
-    gap = 0.9 * (high - low) / _HEIGHTS
     known = sorted(((pc(way.accuracy.mean), way.title) for way in ways if way.accuracy), reverse=True)
-    apart = _apart([accuracy for accuracy, _ in known], gap)
+    apart = _apart([accuracy for accuracy, _ in known], 0.07 * (high - low))
     beside = {title: height for (_, title), height in zip(known, apart, strict=True)}
-    taken = [target, target - 0.6 * gap, *apart]  # the bar and its label below it
-    steps = [high - (high - low) * step / _HEIGHTS for step in range(1, _HEIGHTS)]
-    free = [y for y in steps if all(abs(y - other) > gap for other in taken)] or steps
-    unknown = itertools.cycle(free)
+    lines: list[tuple[float, list[str]]] = []  # those that fall together have one label
     for way, x in zip(ways, places, strict=True):
-        anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
-        y = beside[way.title] if way.accuracy else next(unknown)
-        colour, name = colours[way.title], in_figure(way.title)
-        behind = None if way.accuracy else PAPER  # it would cover marks at about the same height
-        yield label(name, x, y, colour=colour, xanchor=anchor, xshift=shift, bgcolor=behind)
+        name, colour = in_figure(shortened(way.title)), colours[way.title]
+        if way.accuracy:
+            anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
+            yield label(name, x, beside[way.title], colour=colour, xanchor=anchor, xshift=shift)
+            continue
+        near = bool(lines) and x - lines[-1][0] < _NEAR * (places[-1] - places[0])
+        names = lines.pop()[1] if near else []
+        lines.append((x, [*names, f"<span style='color:{colour}'>{name}</span>"]))
+    for x, names in lines:
+        text = "<br>".join(names)
+        yield label(text, x, low, textangle=-90, xanchor="left", yanchor="bottom", align="left", yshift=4)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -356,7 +367,7 @@ def _table(facts: Facts, ways: Sequence[Way]) -> Table:
             )
         )
     over = ("First year", horizon.capitalize()) if longer else (horizon.capitalize(),)
-    titles = ("", "Accuracy", *over, "Answer (95 %)", "Labels", "Against the bars")
+    titles = ("", "Accuracy", *over, "Time to answer (95 %)", "Labels", "Against the bars")
     return Table(titles, rows, numbers=range(1, 3 + len(over)), style="cards tight")
 
 

@@ -63,7 +63,7 @@ class Gain:
                 f"The search found nothing better than {first}: its own best is {below} points below it "
                 f"(95 % interval {least} to {most})"
             )
-        stays = ": it stays" if self.beginning == Beginning.KNOWN_GOOD else ""
+        stays = f": the {self.beginning.noun} stays" if self.beginning == Beginning.KNOWN_GOOD else ""
         judged = f", within chance{stays}" if self.low <= 0 else ""
         change = f"added {points} to" if self.mean >= 0 else f"lost {points[1:]} against"
         return f"The search {change} {first} {interval}{judged}"

@@ -147,8 +147,8 @@ def test_old_prices_are_listed_and_nothing_is_written(
     *lines, last = capsys.readouterr().out.splitlines()
     listed = [" ".join(line.split()) for line in lines]
     assert "Azure Custom Vision $2.00 per 1,000 images 2023, older than a year: Nyckel's comparison" in listed
-    assert "Google Vertex AutoML image, online node $1.38 an hour undated: Google's pricing page" not in listed
-    assert "Google Vertex AutoML image, online node $1.375 an hour undated: Google's pricing page" in listed
+    assert "Google Vertex AutoML, online node $1.38 an hour undated: Google's pricing page" not in listed
+    assert "Google Vertex AutoML, online node $1.375 an hour undated: Google's pricing page" in listed
     assert re.match(rf"{len(lines)} of \d+ figures of published\.toml are older than a year or undated$", last)
     assert list(tmp_path.iterdir()) == []
 
@@ -170,6 +170,7 @@ def test_a_scenario_of_ones_own_changes_the_answer_and_bars_in_it_break_no_table
 def test_every_share_and_sum_of_the_report_is_in_the_json(report: WrittenPage, document: Any) -> None:
     """Shares and sums of money, as they are printed; differences in points and years are not checked."""
     values = [n["value"] for n in document["numbers"].values() if isinstance(n["value"], int | float)]
+    values += [1000 * n["value"] for name, n in document["numbers"].items() if ".per_1000" in name]  # as of a million
     shares = {f"{100 * v:.{digits}f}" for v in values for digits in (0, 1, 2)} | {"95", "10"}  # intervals, CLOSE
     texts = " ".join(str(n["value"]) for n in document["numbers"].values() if isinstance(n["value"], str))
     sums = {word(v) for v in values for word in (money, total, rate)} | set(re.findall(r"\$[\d.,]*\d", texts))

@@ -111,7 +111,9 @@ function headline(answer, best, contender) {
   if (answer === "Not yet") {
     if (!contender) return "Not yet: nothing clears the bars";
     const close = isClose(contender) && contender.unknown.length === 1;
-    return close ? `Not yet: ${contender.title} is too close to the bar` : `Not yet: measure ${contender.title}`;
+    if (close) return `Not yet: ${contender.title} is too close to the bar`;
+    const untested = contender.kind === "build" && !contender.measured;
+    return untested ? "Not yet: train and test our own" : `Not yet: measure ${contender.title}`;
   }
   if (answer === "Adapt") return contender ? `Adapt and test ${contender.title}` : `Adapt ${best.title}`;
   return answer === "Buy" ? `Buy ${best.title}` : answer;

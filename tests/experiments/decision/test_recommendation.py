@@ -28,6 +28,6 @@ def test_the_rule_that_decides_is_marked(demo: Facts) -> None:
     assert isinstance(table, Table)
     decided = [row for row in table.rows if row.style == "decided"]
     assert [[cell.text for cell in row.cells] for row in decided] == [
-        ["3", "the cheapest way that may win is another one ← decides", "Not yet"],
+        ["3", "the cheapest way that may win is not yet known to clear the bars ← decides", "Not yet"],
     ]
     assert len(table.rows) == 7

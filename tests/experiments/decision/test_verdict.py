@@ -193,11 +193,11 @@ def test_a_time_that_misses_the_bar_reads_longer_than_it(demo: Facts, bar: float
 @pytest.mark.parametrize(
     ("low", "high", "bar", "words"),
     [
-        (0.9411, 0.94998, 0.95, "94.11 to 94.998 %"),
-        (0.9489, 0.957199, 0.9572, "94.89 to 95.7199 %"),
+        (0.9411, 0.94998, 0.95, "94.110 to 94.998 %"),
+        (0.9489, 0.957199, 0.9572, "94.8900 to 95.7199 %"),
         (0.9489, 0.9572, 0.9573, "94.89 to 95.72 %"),
-        (0.94996, 0.96, 0.95, "94.996 to 96.00 %"),
-        (0.95004, 0.96, 0.95, "95.004 to 96.00 %"),
+        (0.94996, 0.96, 0.95, "94.996 to 96.000 %"),
+        (0.95004, 0.96, 0.95, "95.004 to 96.000 %"),
         (0.95, 0.96, 0.95, "95.00 to 96.00 %"),
         (0.57, 0.58, 0.57, "57.00 to 58.00 %"),
     ],
@@ -316,7 +316,8 @@ def test_building_waits_for_a_test_a_price_or_a_timing(demo: Facts) -> None:
         (with_cost(alone, speed=None), "latency and price"),
     ):
         verdict = verdict_of(facts)
-        assert verdict.headline == "Not yet: measure building"
+        ours = "train and test our own" if facts.test is None else "measure building"
+        assert verdict.headline == f"Not yet: {ours}"
         assert verdict.contender is not None
         assert verdict.contender.doubts == f"{doubt} unknown"
         assert verdict.contender.commands

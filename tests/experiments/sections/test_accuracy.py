@@ -53,12 +53,12 @@ def test_test_accuracy_is_compared_with_bar_and_published_figures(
     [
         (0.69999, 0.01, "At 69.999 % the network misses the 70 % target, though its 95 % interval, 69.00 to 71.00 %, "),
         (0.69, 0.00999, "At 69.00 % the network misses the 70 % target; "),
-        (0.72, 0.02004, "At 72.00 % the network meets the 70 % target, but its 95 % interval, 69.996 to 74.00 %, "),
-        (0.69, 0.01004, "though its 95 % interval, 68.00 to 70.004 %, reaches it."),
+        (0.72, 0.02004, "At 72.00 % the network meets the 70 % target, but its 95 % interval, 69.996 to 74.004 %, "),
+        (0.69, 0.01004, "though its 95 % interval, 67.996 to 70.004 %, reaches it."),
         (0.72, 0.02, "clears the 70 % target; the whole 95 % interval, 70.00 to 74.00 %, does."),
         (0.500001, 0.01, "At 50.0001 % the network misses the 70 % target; being over 50 %, it is a start."),
         (0.449999, 0.01, "At 44.9999 % the network misses the 70 % target; being under 45 %, it needs work"),
-        (0.73996, 0.001, "that would leave 64.0 % to 69.996 %, below the bar."),
+        (0.73996, 0.001, "that would leave 63.996 to 69.996 %, below the bar."),
     ],
 )
 def test_an_accuracy_reads_on_the_side_of_the_bar_on_which_it_is(
@@ -125,7 +125,7 @@ def test_evaluations_of_the_test_set_are_printed(demo: Facts, used: Evaluations,
 
 def test_no_accuracy_to_expect_is_below_zero(demo: Facts) -> None:
     weak = section(with_test(demo, 0.05))
-    assert "4 to 10 points; that would leave 0.0 % to 1.0 %, below the bar." in said(weak, "performance")
+    assert "4 to 10 points; that would leave 0.0 to 1.0 %, below the bar." in said(weak, "performance")
     assert {n.name: n.value for n in weak.numbers}["fresh.accuracy_less_most"] == 0
 
 

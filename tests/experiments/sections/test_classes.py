@@ -110,8 +110,8 @@ def test_the_weakest_class_needs_its_interval_to_clear_the_bar(
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.65, 0.69996, "(95 % interval 65.0 to 69.996 %) and by itself misses the bar."),
-        (0.69996, 0.75, "(95 % interval 69.996 to 75.0 %) and by itself cannot be told from the bar."),
+        (0.65, 0.69996, "(95 % interval 65.000 to 69.996 %) and by itself misses the bar."),
+        (0.69996, 0.75, "(95 % interval 69.996 to 75.000 %) and by itself cannot be told from the bar."),
         (0.7, 0.75, "(95 % interval 70.0 to 75.0 %) and by itself clears the bar too."),
         (None, 0, "is right 69.98 % of the time and by itself misses the bar."),
     ],

@@ -47,7 +47,7 @@ def tables(facts: Facts) -> list[list[list[str]]]:
         "People cost $9,600 (84 h to build and 12 h a year, at $80.00), which the scenario assumes and nobody",
         "Energy was not measured",
         "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",
-        "Compute paid by the second, with 2 copies on one machine, each assumed as fast, costs $0.000045 for 1,000",
+        "Compute paid by the second, with 2 copies on one machine, each assumed as fast, costs $0.045 for a million",
         "Vendors priced by the image, for the first 1,000 that are paid: GPT-6 Luna $0.016; Claude Haiku 5.5 $0.017; ",
         "so 1 machine is kept on for 250,000 images a month, busy at most 60 % of the time: $59.57 a month",
         "Over 3 years building costs $11,745: people $9,600, the study $0.029, retraining $0.065, serving $2,144.",
@@ -62,7 +62,7 @@ def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
     stated = text(gathered(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
     assert "the speed of labelling was not measured" in stated
     assert "so an answer takes at most 656 ms" in stated
-    assert "at most $0.0074 for 1,000 images one by one and at most $0.000015 in batches" in stated
+    assert "at most $7.44 for a million images one by one and at most $0.015 in batches" in stated
 
 
 def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> None:
@@ -72,11 +72,19 @@ def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> N
     assert "batches of 256 at 1,600 images a second; over HTTP in 20 ms (95 % within 30 ms)" in text(served)
     _, spent = tables(served)
     assert [row[:2] for row in spent[-2:]] == [
-        ["1,000 predictions over HTTP, one a request, 4 clients at once", "10 s"],
-        ["1,000 predictions over HTTP, 64 a request", "2.5 s"],
+        ["a million predictions over HTTP, one a request, 4 clients at once", "2 h 47 min"],
+        ["a million predictions over HTTP, 64 a request", "41 min 40 s"],
     ]
     numbers = {number.name: number.value for number in section(served).numbers}
     assert (numbers["serving.http_latency95"], numbers["serving.http_images_per_second"]) == (0.03, 400)
+
+
+def test_lines_that_leave_the_figure_are_named(demo: Facts) -> None:
+    caption = section(demo).pictures[0].caption.text
+    assert caption.endswith(
+        " Cut at the top: Google Vertex AutoML ($38,415) and AWS Rekognition Custom Labels ($107,053)."
+    )
+    assert "Cut" not in section(with_scenario(demo, vendors=demo.scenario.vendors[:2])).pictures[0].caption.text
 
 
 def test_the_scenario_picks_the_sentence(demo: Facts) -> None:
@@ -260,6 +268,6 @@ def test_a_vendor_that_retires_within_the_horizon_is_named(demo: Facts) -> None:
 
 def test_services_that_can_be_trained_are_named(demo: Facts) -> None:
     stated = text(demo, "customisation")
-    custom = "AWS Rekognition Custom Labels, Azure Custom Vision and Google Vertex AutoML image"
+    custom = "AWS Rekognition Custom Labels, Azure Custom Vision and Google Vertex AutoML"
     assert f"Of the services priced here, {custom} can be trained on these ten classes; " in stated
     assert "; AWS Rekognition and Google Vision labels return labels of their own." in stated

@@ -136,8 +136,8 @@ def test_what_the_search_added(demo: Facts) -> None:
     facts = with_study(demo, confirm=confirm, metrics={**demo.study.metrics, **gain})
     made, sentence = section(facts), known(gain_sentence(facts.study))
     assert sentence.text == (
-        "The search added +0.31 points to its starting recipe (95 % interval -0.20 to +0.82), within chance: it stays. "
-        "Both were trained again in the same way, and judged on the validation images."
+        "The search added +0.31 points to its starting recipe (95 % interval -0.20 to +0.82), within chance: "
+        "the starting recipe stays. Both were trained again in the same way, and judged on the validation images."
     )
     assert made.blocks[-1] == sentence, "the lead, on fewer grounds, is not stated as well"
     assert made.recommendation["learning"][0] == sentence

@@ -124,7 +124,7 @@ def test_without_a_cost_of_building_no_cost_changes_the_answer(facts: Facts) -> 
 def test_a_flip_that_is_too_close_for_three_figures_is_stated_as_a_factor() -> None:
     flip = replace(RESULT, value="100 %", flip="100 %", factor=1.0004, becomes="Buy")
     assert flip.change == "above 1.0004 times 100 %"
-    assert replace(flip, flip="90 %", factor=0.9).change == "below 90 % of what is assumed"
+    assert replace(flip, flip="0.9 times", factor=0.9).change == "below 0.9 times what is assumed"
     assert replace(flip, value="$2", flip="$3").change == "above $3, not $2"
 
 
@@ -134,7 +134,7 @@ def test_an_assumption_of_zero_is_not_changed(facts: Facts) -> None:
 
 
 def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None:
-    assert flips(replace(facts, test=None))[0] == "A test accuracy: without one, costs do not count."
+    assert flips(replace(facts, test=None))[0] == "Test accuracy: until it is measured, costs decide nothing."
     high = replace(facts, bar=replace(facts.bar, target=0.95))
     assert "building clears it only up to about 89.70 %" in flips(high)[0]
     assert facts.cost.speed is not None
@@ -143,7 +143,7 @@ def test_bars_that_are_missed_or_met_unmeasured_are_stated(facts: Facts) -> None
     assert not any("Latency bar" in text for text in flips(with_scenario(facts, latency_bar_ms=None)))
     uneven = with_cost(facts, speed=replace(facts.cost.speed, latency=0.1, uneven=HICCUPS))
     assert "which bars building would keep is unknown" in flips(with_scenario(uneven, images_per_month=12_000_000))[1]
-    flip = "Labelling speed of the network built: above 120 % of what is assumed the answer becomes “Build”."
+    flip = "Labelling speed of the network built: above 1.2 times what is assumed the answer becomes “Build”."
     quick = under(facts, vendor(accuracy=ACCURACIES["gpt-4o"], p95_ms=4), latency_bar_ms=5)
     assert flip in flips(quick)
 
@@ -224,7 +224,7 @@ def test_hours_of_people_that_nobody_measured_can_flip_it_too(demo: Facts) -> No
     assert [v.migration_hours for v in twice] == [2 * v.migration_hours for v in demo.scenario.vendors]
     assert named["hours to adapt"].scaled(0.5).scenario.downloads[0].hours == demo.scenario.downloads[0].hours / 2
     bought = under(demo, vendor(0.5, accuracy=ACCURACIES["gpt-4o"], p95_ms=900, integration_hours=40))
-    assert "Hours with vendors: above 190 % of what is assumed the answer becomes “Either”." in flips(bought)
+    assert "Hours with vendors: above 1.9 times what is assumed the answer becomes “Either”." in flips(bought)
 
 
 @pytest.mark.parametrize("latency_bar_ms", [1000.0, None])
@@ -293,7 +293,7 @@ def test_the_figure_has_a_bar_and_a_label_for_each_assumption(facts: Facts) -> N
 def test_a_label_that_is_too_long_for_a_phone_has_two_lines(demo: Facts) -> None:
     (figure,) = section(demo).pictures
     labels = [a.text for a in figure.figure.layout.annotations]  # type: ignore[union-attr]
-    assert "<b>hours with vendors</b>:<br>“Adapt and test ViT-B/16” above 302 %" in labels
+    assert "<b>hours with vendors</b>:<br>“Adapt and test ViT-B/16” above 3 times" in labels
     assert [label for label in labels if "<br>" in label] == [label for label in labels if "hours with" in label]
 
 

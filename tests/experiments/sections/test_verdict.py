@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -38,8 +39,8 @@ def test_a_measurement_that_is_missing_is_the_answer_with_its_command(demo: Fact
     shown = lead(demo)
     assert shown.answer == "Not yet: measure GPT-6 Luna"
     assert shown.because.text == (
-        "GPT-6 Luna would cost $3,346 over 3 years, but it has no known accuracy on these images, and it has no "
-        "known latency. Of what is known to clear every bar, building costs least: $11,745."
+        "GPT-6 Luna would cost $3,346 over 3 years, but its accuracy and latency are unknown. Of "
+        "what is known to clear every bar, building costs least: $11,745."
     )
     assert shown.facts[0][1].text == (
         "If GPT-6 Luna proves to clear the bars: “Buy GPT-6 Luna”. If not: “Not yet: measure Claude Haiku 5.5”. If "
@@ -77,6 +78,13 @@ def test_the_table_has_every_way_and_what_is_unknown_of_it(demo: Facts) -> None:
 def test_costs_decide_between_what_clears_every_bar(demo: Facts, usd: float, words: str) -> None:
     clear = under(demo, vendor(usd, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
     assert lead(clear).because.text.startswith(words)
+
+
+def test_the_only_way_that_clears_every_bar_is_beside_the_next_that_may(demo: Facts) -> None:
+    alone = with_scenario(demo, downloads=(), vendors=(vendor(2.0),))
+    words = "Only building is known to clear every bar, for $11,745 over 3 years"
+    assert lead(alone).because.text == f"{words}; next, calls would cost $18,000 (accuracy and latency unknown)."
+    assert lead(under(alone, vendor(2.0, accuracy=ACCURACIES["pixtral-large"]))).because.text == f"{words}."
 
 
 @pytest.mark.parametrize(
@@ -172,7 +180,7 @@ def test_a_network_that_was_timed_unevenly_is_noted_with_the_reason_and_shown_wi
     words = "has answers that took unequally long when timed (51.8 ms in the middle, 130 ms on average), so how long "
     [table] = [block for block in verdict.section(facts).blocks if isinstance(block, Table)]
     [shown] = [row for row in table.rows if row.cells[0].text.startswith("efficientnet_lite0")]
-    column = table.titles.index("Answer (95 %)")
+    column = table.titles.index("Time to answer (95 %)")
     assert (words in notes(facts), shown.cells[column].text) == (True, "unknown")
     assert words in notes(with_scenario(facts, latency_bar_ms=None))
     assert words not in notes(with_scenario(facts, images_per_month=1000))
@@ -311,13 +319,27 @@ def test_a_way_has_one_colour_on_the_page_and_is_faint_where_it_misses_a_bar(dem
     assert [mark.name for mark in marks if mark.opacity < 1] == ["Azure Custom Vision"]
 
 
+def test_the_way_of_the_answer_is_on_top_and_lines_that_fall_together_have_one_label(demo: Facts) -> None:
+    [luna, *others] = demo.scenario.vendors
+    facts = with_scenario(demo, vendors=(luna, replace(luna, name="<b> " * 20), others[-1]))
+    drawn = verdict.cost_against_accuracy(facts, ways_of(facts))
+    thickness = {mark.name: mark.error_y.thickness for mark in drawn.data}
+    assert list(thickness)[-1] == verdict_of(facts).contender.title  # type: ignore[union-attr]
+    assert sorted(thickness.values()) == [1, 1, 2, 2, 3]
+    along = [re.sub("<span.*?>|</span>", "", a.text) for a in drawn.layout.annotations if a.textangle]
+    assert along == [
+        "&lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt;…<br>GPT-6 Luna",
+        "AWS Rekognition Custom…",
+    ]
+
+
 @pytest.mark.parametrize("right", [9300, 9310, 9500])
 def test_labels_of_near_marks_stand_apart(demo: Facts, right: int) -> None:
     close = replace(demo, scores={"gpt_6_luna": score(right), "claude_haiku_5_5": score(right)})
     [figure] = verdict.section(close).pictures
     assert isinstance(figure, Figure)
-    labels = json.loads(figure.figure.to_json())["layout"]["annotations"][1:]  # without the bar's
-    heights = sorted(label["y"] for label in labels)
+    _, *labels = json.loads(figure.figure.to_json())["layout"]["annotations"]  # the first is the bar's
+    heights = sorted(label["y"] for label in labels if "textangle" not in label)
     low, high = 60.0, 100.0
-    assert len(heights) == 8
+    assert len(heights) == 4
     assert all(above - below > 0.05 * (high - low) for below, above in itertools.pairwise(heights)), heights

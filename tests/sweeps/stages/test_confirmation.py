@@ -388,11 +388,13 @@ class TestTestSet:
         ),
         (
             Gain(0.0031, -0.0052, 0.0114, Beginning.KNOWN_GOOD),
-            "added +0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: it stays",
+            "added +0.31 points to its starting recipe (95 % interval -0.52 to +1.14), within chance: "
+            "the starting recipe stays",
         ),
         (
             Gain(-0.0066, -0.0167, 0.0035, Beginning.KNOWN_GOOD),
-            "lost 0.66 points against its starting recipe (95 % interval -1.67 to +0.35), within chance: it stays",
+            "lost 0.66 points against its starting recipe (95 % interval -1.67 to +0.35), within chance: "
+            "the starting recipe stays",
         ),
         (
             Gain(-0.0128, -0.0224, -0.0032, Beginning.KNOWN_GOOD),
