@@ -9,7 +9,7 @@ from cifar_core.errors import UserError
 from experiments.decision.assumptions import stated_assumptions
 from experiments.decision.facts import Facts
 from experiments.decision.load_facts import load_facts
-from experiments.decision.verdict import Way, verdict_of, ways_of
+from experiments.decision.verdict import Way, verdict_of
 from experiments.pages.blocks import Cell, Lead, Page, Row, Section, Table
 from experiments.pages.page import References, render_page, write_files
 from experiments.pages.text import NOTHING, CitedText, listed
@@ -54,6 +54,8 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
     titles = ("", *every)
     rows = [Row.of("Answer", *answers, style="ours")]
     rows += [Row.of(name, *values) for name, values in _differences(list(every.values())).items()]
+    horizons = {stated_assumptions(facts)["Horizon"] for facts in every.values()}
+    costs = f"Cost of every way over {horizons.pop() if len(horizons) == 1 else 'the horizon'}"
     page = Page(
         name="scenarios",
         title=f"Scenarios: {first.study.name}",
@@ -61,7 +63,7 @@ def render(every: Mapping[str, Facts]) -> dict[str, bytes]:
         subject=CitedText(f"Study {first.study.name}", (f"run/{first.run_id}",)),
         sections=[
             Section("", (lead, Table(titles, rows, style="cards even"))),
-            Section("Every way over the horizon", (Table(titles, _costs(list(every.values())), style="cards even"),)),
+            Section(costs, (Table(titles, _costs(list(every.values())), style="cards even"),)),
         ],
     )
     run = first.study.run_id
@@ -78,15 +80,18 @@ def _differences(every: Sequence[Facts]) -> dict[str, list[str]]:
 
 def _costs(every: Sequence[Facts]) -> list[Row]:
     """The cost of each way under each scenario that has it, and how it stands against the bars."""
-    columns = [{way.title: (way, facts.scenario.months) for way in ways_of(facts)} for facts in every]
+    columns = [_column(facts) for facts in every]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    return [
-        Row.of(name, *(_cell(*column[name]) if name in column else Cell(NOTHING) for column in columns))
-        for name in names
-    ]
+    return [Row.of(name, *(column.get(name, Cell(NOTHING)) for column in columns)) for name in names]
 
 
-def _cell(way: Way, months: float) -> Cell:
+def _column(facts: Facts) -> dict[str, Cell]:
+    verdict, months = verdict_of(facts), facts.scenario.months
+    named = verdict.near if verdict.answer == "Either" else (verdict.contender or verdict.best,)
+    return {way.title: _cell(way, months, answer=way in named) for way in verdict.ways}
+
+
+def _cell(way: Way, months: float, *, answer: bool) -> Cell:
     missed = listed([check.bar for check in way.misses])
     standing = f"misses {missed}" if missed else way.doubts or "clears all bars"
-    return Cell(way.option.stated(months), note=standing)
+    return Cell(way.option.stated(months), note=standing, judged="in the answer" if answer else "", worse=answer)

@@ -31,7 +31,10 @@ def test_scenarios_stand_side_by_side(store: Fake, tmp_path: Path, house: Path) 
     assert "| Data | may be sent to services | may not leave the house |" in text
     assert "| ViT-B/16 | 60 h to adapt and test it; published at 96.8 to 98.9 % | \N{EN DASH} |" in text
     assert "Images a month" not in text  # the same in both
-    assert "| GPT-6 Luna | $3,346 (accuracy and latency unknown) | $3,346 (misses data) |" in text
+    named = "$3,346 (accuracy and latency unknown) **in the answer**"
+    assert f"| GPT-6 Luna | {named} | $3,346 (misses data) |" in text
+    assert "## Cost of every way over 3 years\n" in text
+    assert text.count("**in the answer**") == text.count("(clears all bars) **in the answer** |\n") + 1 == 2
     assert "| ViT-B/16 | at least $9,824 (latency and price unknown) | \N{EN DASH} |" in text
     tables_are_even(text)
 
@@ -64,7 +67,7 @@ def test_whatever_changes_a_cost_is_among_what_differs(
         path.write_text(content)
     options = ["--store", str(store.folder), "--study", "demo", "--out", str(tmp_path / "out")]
     assert compare.main([*options, "--scenario", *map(str, paths)]) == 0
-    differing = (tmp_path / "out" / "scenarios.md").read_text().partition("Every way over the horizon")[0]
+    differing = (tmp_path / "out" / "scenarios.md").read_text().partition("Cost of every way")[0]
     assert row in differing
 
 
