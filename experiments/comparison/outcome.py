@@ -49,7 +49,7 @@ def metrics(comparison: Comparison) -> Section:
     caveats = tuple(caveat for group in comparison.groups for caveat in _caveats(group))
     heads = (Heading("Caveats"), Bullets(caveats)) if caveats else ()
     table = Table.of_numbers(("", *comparison.titles), metric_rows(comparison))
-    return Section("Results", (table, CitedText(RULES), *heads))
+    return Section("Results", (table, *_unmeasured(comparison), CitedText(RULES), *heads))
 
 
 def images(comparison: Comparison) -> Section:
@@ -79,6 +79,14 @@ def metric_rows(comparison: Comparison) -> list[tuple[str, list[Cell]]]:
     return [(metric.title, [_cell(metric, group, comparison) for group in comparison.groups]) for metric in shown]
 
 
+def _unmeasured(comparison: Comparison) -> Iterator[CitedText]:
+    """A line on the metrics of which the reference has none, as nothing can be judged by them."""
+    lacking = [m for m in METRICS if m.direction and comparison.reference.mean(m.key) is None]
+    told = [_in_a_sentence(m.title) for m in lacking if any(group.values(m.key) for group in comparison.groups)]
+    if told:
+        yield CitedText(f"Not judged, as not measured for {comparison.reference.name}: {listed(told)}.")
+
+
 def _description(group: Group) -> str:
     """Description of a group, with the number of its runs and the states of those that are not complete."""
     count = f", {len(group.runs)} runs" if len(group.runs) > 1 else ""
@@ -95,7 +103,9 @@ def _cell(metric: ComparedMetric, group: Group, comparison: Comparison) -> Cell:
     if value is None:
         return Cell("not measured")
     interval = group.estimate(metric.key) if metric.key.endswith("accuracy") else None
-    difference = compare(metric, group, comparison.reference) if group is not comparison.reference else None
+    difference = None
+    if group is not comparison.reference and comparison.reference.values(metric.key):
+        difference = compare(metric, group, comparison.reference)
     return Cell(
         metric.text(value),
         note=span(interval) if interval else "",
@@ -127,18 +137,18 @@ def _shown(metric: ComparedMetric, difference: Difference) -> str:
 
 
 def _regressions(comparison: Comparison) -> str:
-    name = comparison.reference.name
+    name, unjudged = comparison.reference.name, _unjudged(comparison)
     found = {g.name: [_in_a_sentence(m.title) for m in regressions(comparison, g)] for g in comparison.others}
     worse = [f"{group} in {listed(titles)}" for group, titles in found.items() if titles]
-    unjudged, text = _unjudged(comparison), ""
+    clean = [group for group, titles in found.items() if not titles and group not in unjudged]
+    caveat = f"No accuracy or loss of {listed(list(unjudged))} can be compared with {name}: {_whys(unjudged)}."
+    if worse:
+        text = f"Yes, worse than {name}: {'; '.join(worse)}."
+        text += f" No regression was found in {listed(clean)}." if clean else ""
+        return f"{text} {caveat}" if unjudged else text
     if unjudged:
-        text = f"No accuracy or loss of {listed(list(unjudged))} can be compared with {name}: {_whys(unjudged)}. "
-    if not worse:
-        rest = "Nothing" if unjudged else f"No regression against {name}: nothing"
-        return f"{text}{rest} that can be judged is worse."
-    clean = [group for group, titles in found.items() if not titles]
-    text += f"Regressions against {name}: {'; '.join(worse)}."
-    return text + (f" None found in {listed(clean)}." if clean else "")
+        return f"{caveat} Nothing that can be judged is worse."
+    return f"No: nothing that can be judged is worse than {name}."
 
 
 def _unjudged(comparison: Comparison) -> dict[str, str]:

@@ -81,7 +81,7 @@ def show(comparison: Comparison) -> None:
                 break
         console.print(table)
         left = left[count:]
-    console.print(Text(outcome.headline(comparison).text), soft_wrap=True)
+    console.print(Text(outcome.headline(comparison).text))
 
 
 def _table(comparison: Comparison, shown: Sequence[int], console: Console) -> rich.table.Table:

@@ -26,7 +26,8 @@ COMMANDS = {
     "interrupted": ("--study", "interrupted"),
     "systems": ("systems",),
     "all kinds of runs": (
-        *("--runs", "unconfirmed", "demo/trial-0", "demo/trial-1", "five_conv-seed0"),
+        *("--runs", "unconfirmed", "demo/trial-0", "demo/trial-1", "five_conv-seed0", "three_conv-seed0"),
+        *("block_cnn-seed0", "custom_resnet-seed0"),
         *("--baseline", "demo"),
     ),
     "runs": ("--runs", "good", "level", "bad", "twice", "--baseline", "good"),

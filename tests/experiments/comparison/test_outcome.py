@@ -18,8 +18,8 @@ from tests.experiments.comparison.test_differences import scaled
 @pytest.mark.parametrize(
     ("factor", "text"),
     [
-        (2, "Regressions against good: level in time to train."),
-        (0.5, "No regression against good: nothing that can be judged is worse."),
+        (2, "Yes, worse than good: level in time to train."),
+        (0.5, "No: nothing that can be judged is worse than good."),
     ],
 )
 def test_regressions_name_the_metrics(chosen: Chosen, factor: float, text: str) -> None:
@@ -29,10 +29,10 @@ def test_regressions_name_the_metrics(chosen: Chosen, factor: float, text: str) 
 
 def test_groups_without_a_comparable_accuracy_or_loss_are_no_all_clear(chosen: Chosen) -> None:
     told = outcome.headline(chosen("good", "searched", baseline="good")).text
-    reason = "No accuracy or loss of searched can be compared with good: none is on the same images. "
-    assert told == f"{reason}Nothing that can be judged is worse."
+    reason = "No accuracy or loss of searched can be compared with good: none is on the same images."
+    assert told == f"{reason} Nothing that can be judged is worse."
     worse = outcome.headline(chosen("good", "searched", "bad", baseline="good")).text
-    assert worse == f"{reason}Regressions against good: bad in test accuracy. None found in searched."
+    assert worse == f"Yes, worse than good: bad in test accuracy. {reason}"
     for conditions, why in (({"data_sha256": "cd" * 32}, "another data set"), ({}, "the data set of level is not rec")):
         first, second = chosen("good", "level", baseline="good").groups
         moved = replace(second, runs=tuple(replace(r, conditions=conditions) for r in second.runs))
@@ -70,6 +70,13 @@ def test_each_reason_against_a_comparison_names_its_groups(chosen: Chosen) -> No
         "No accuracy of good can be compared with another: another data set (bad); no accuracy on the same images "
         "(level and searched); the data set of twice is not recorded."
     )
+
+
+def test_what_was_not_measured_for_the_reference_is_said_once(chosen: Chosen) -> None:
+    _, line, *_ = outcome.metrics(chosen("good", "good/trial-0", "good/trial-2")).blocks
+    assert line == CitedText("Not judged, as not measured for good: validation accuracy and validation loss.")
+    _, line, *_ = outcome.metrics(chosen("good", "bad")).blocks
+    assert line == CitedText(outcome.RULES)
 
 
 def test_groups_say_what_they_are_and_which_runs_are_not_complete(chosen: Chosen) -> None:
