@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from experiments.pages.plots import SPLIT_COLOURS, add_line, canvas
 from experiments.reading.published_curves import Series
 from experiments.reading.study import SPLITS
-from experiments.systems.system import System, our_series
+from experiments.systems.system import System, our_series, tested_epoch
 
 _PANELS = (("accuracy", "%", 100.0), ("loss", "nats an image", 1.0))  # and their units, from the top
 
@@ -22,7 +22,8 @@ class _Curve:
         split: "train", "val" or "test".
         series: accuracies as shares, or losses as mean nats an image.
         seed: seed of our run; None for a published curve.
-        end: True for the accuracy at the end of the schedule alone: a point of ours, or a published level.
+        end: True for an accuracy that is known once: a point of ours at the epoch of the tested weights, or a
+            published level.
     """
 
     split: str
@@ -64,7 +65,7 @@ def _curves(system: System, quantity: str) -> list[_Curve]:
     if quantity == "accuracy":
         for r in system.matching:
             if r.test is not None and r.watched != "test":
-                curves.append(_Curve("test", Series((r.epochs_run,), (r.test.accuracy,)), r.seed, end=True))
+                curves.append(_Curve("test", Series((tested_epoch(r),), (r.test.accuracy,)), r.seed, end=True))
         if "test" not in published:
             curves.append(_Curve("test", Series((0.0, last), (system.published.accuracy,) * 2), end=True))
     return [*curves, *(_Curve(split, series) for split, series in published.items())]
@@ -80,10 +81,10 @@ def _add(figure: go.Figure, curve: _Curve, factor: float, unit: str, row: int, *
         [round(factor * v, 5) for v in curve.series.values],
         name=name,
         colour=SPLIT_COLOURS[split],
-        width=1.2 if faint else 2 if ours else 1.6,
+        width=1.2 if faint else 3 if ours else 1.6,
         dash="solid" if ours else "dot" if curve.end else "dash",
         hover=f"{name}{f', seed {curve.seed}' if ours else ''}<br>{when}%{{y:.4g}} {unit}",
-        opacity=0.5 if faint else 1,
+        opacity=(0.5 if faint else 0.6) if ours and not curve.end else 1,  # a published line shows on ours
         showlegend=all(trace.name != name for trace in figure.data),
         row=row,
         col=1,

@@ -49,7 +49,7 @@ from experiments.systems.section import (
     sentence,
     systems_table,
 )
-from experiments.systems.system import System, best_epoch, load_systems
+from experiments.systems.system import System, best_epoch, load_systems, tested_epoch
 from sweeps.validation import InvalidFileError
 from sweeps.words import percent
 
@@ -139,9 +139,9 @@ def _quantities(system: System) -> Table:
     """A row for each quantity that can be compared."""
     met, compared, curves = system.common_epoch, system.compared, system.curves
     ours = Cell(fine_percent(system.accuracy.mean), span(system.accuracy)) if system.accuracy else "not measured"
-    best = any(r.kept == "best" for r in system.complete)
-    note = "ours of the weights with the lowest validation loss" if best else ""
-    rows = [Row.of(Cell("Test accuracy at the end", note), system.published.stated, ours, gap_cell(system.gap))]
+    kept = [r for r in system.complete if r.kept == "best"]
+    end, note = "" if kept else " at the end", f"ours of {_kept_weights(kept)}" if kept else ""
+    rows = [Row.of(Cell(f"Test accuracy{end}", note), system.published.stated, ours, gap_cell(system.gap))]
     if curves.best is not None or system.best is not None:
         theirs = Cell(fine_percent(curves.best[1]), f"epoch {curves.best[0]:g}") if curves.best else "not published"
         ours = Cell(fine_percent(system.best.mean), _best_epochs(system)) if system.best else "not measured"
@@ -154,7 +154,7 @@ def _quantities(system: System) -> Table:
         rows.append(_loss_row(title, met.published, met.ours))
     tested = [r.test.loss for r in system.complete if r.test is not None]
     if tested and (lost := curves.series.get("test_loss")) is not None:
-        what = Cell("Test loss at the end, nats an image", note)
+        what = Cell(f"Test loss{end}, nats an image", note)
         rows.append(_loss_row(what, lost.values[-1], statistics.fmean(tested)))
     timed = "not published" if curves.seconds is None else second(curves.seconds)
     rows.append(Row.of("Training seconds an epoch", timed, seconds(compared) or "not measured", NOTHING))
@@ -168,8 +168,16 @@ def _loss_row(title: str | Cell, published: float, ours: float) -> Row:
 
 def _best_epochs(system: System) -> str:
     """The epochs at which the complete runs had their highest test accuracy."""
-    found = [f"{best[0]:g}" for r in system.complete if (best := best_epoch(r)) is not None]
-    return f"{'epoch' if len(found) == 1 else 'epochs'} {listed(found)}"
+    return _epochs([best[0] for r in system.complete if (best := best_epoch(r)) is not None])
+
+
+def _kept_weights(kept: Sequence[Result]) -> str:
+    """The weights tested of runs that kept their best ones."""
+    return f"the weights with the lowest validation loss, of {_epochs([tested_epoch(r) for r in kept])}"
+
+
+def _epochs(found: Sequence[float]) -> str:
+    return f"{'epoch' if len(found) == 1 else 'epochs'} {listed([f'{epoch:.3g}' for epoch in found])}"
 
 
 def _curves(system: System) -> Figure | Missing:
@@ -276,8 +284,13 @@ def _caveats(system: System) -> Iterator[CitedText]:
     ids = run_sources(*(r.run_id for r in compared))
     if "test_accuracy" in system.curves.series and any(r.watched != "test" for r in compared):
         yield CitedText("Our curve by epoch is of validation images, the published one of the test images.", ids)
-    if any(r.kept == "best" for r in compared):
-        yield CitedText("The weights tested are those of the lowest validation loss.", ids)
+    if kept := [r for r in compared if r.kept == "best"]:
+        ends = [p.watched_accuracy for r in kept for p in r.curve[-1:] if p.watched_accuracy is not None]
+        text = f"Tested are {_kept_weights(kept)}"
+        if ends:
+            low, high = percent(min(ends), 0), percent(max(ends), 0)
+            text += f"; at the end validation accuracy is {low if low == high else f'{low[:-2]} to {high}'}"
+        yield CitedText(f"{text}.", ids)
     machines = listed(list(dict.fromkeys(r.machine for r in compared)))
     text = f"Ours ran on {machines}; hardware and precision of the published run are not known"
     text += ", so seconds an epoch compare machines as well as code" if system.curves.seconds is not None else ""

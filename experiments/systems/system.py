@@ -198,6 +198,12 @@ def best_epoch(result: Result) -> tuple[float, float] | None:
     return None if tested is None else tested.highest
 
 
+def tested_epoch(result: Result) -> float:
+    """The epoch of the weights that were tested: the last one, or that of the lowest validation loss."""
+    losses = {p.epoch: p.watched_loss for p in result.curve if p.watched_loss is not None}
+    return min(losses, key=losses.__getitem__) if result.kept == "best" and losses else result.epochs_run
+
+
 def _is_end(epoch: float, whole: int) -> bool:
     return whole > 0 and abs(epoch - whole) < _AROUND
 
