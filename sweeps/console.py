@@ -101,7 +101,7 @@ class SweepConsole:
         if self._live is not None:
             grid = Table.grid(padding=(0, 2))
             grid.add_column(style="dim", no_wrap=True)
-            grid.add_column()
+            grid.add_column(overflow="fold")  # a path is there to be copied, so it must be whole
             for name, value in rows.items():
                 grid.add_row(Text(f"  {name}"), Text(value))
             self._console.print(grid)

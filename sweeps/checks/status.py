@@ -61,7 +61,7 @@ def read_status(store: Store, study: str) -> dict[str, str]:
     if tested:
         rows["test"] = ", ".join(percent(m["test/accuracy"], 2) + with_tta(m.get("test/tta_accuracy")) for m in tested)
     if (report := store.report(study) / "report.html").exists():
-        rows["report"] = str(report)
+        rows["report"] = str(report.resolve())
     if checkpoints:
         rows["checkpoints"] = f"of {', '.join(checkpoints)}"
     if entries:

@@ -185,6 +185,11 @@ class TestPlainLines:
         screen.lines().plan({"device": "cpu", "time": "about [21] min " * 10})
         assert screen.text == f"  device  cpu\n  time    {'about [21] min ' * 10}\n"
 
+    def test_a_long_path_is_whole_on_a_terminal(self, screen: Screen) -> None:
+        path = f"/{'folder/' * 20}report.html"
+        screen.live().plan({"report": path})
+        assert path in words(screen.text).replace(" ", "")
+
     def test_no_escape_sequences_whatever_a_build_server_sets(
         self, screen: Screen, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -72,7 +72,7 @@ def test_what_is_told(store: Store) -> None:
         "final": "1 complete",
         "champion": "trial 1",
         "test": "79.25 % (80.00 % with test-time augmentation)",
-        "report": f"{store.root}/reports/s/report.html",
+        "report": f"{store.root.resolve()}/reports/s/report.html",
         "checkpoints": "of trial-4",
         "queue": "1 entry for MLflow",
     }
