@@ -23,6 +23,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.table import Table
+
 from cifar_core.errors import UserError
 from experiments.comparison.page import show, write_runs
 from experiments.comparison.scenarios import write_scenarios
@@ -34,6 +36,7 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
+from sweeps.console import answer_console
 
 # What writes no report of a study, and what it cannot go with, by their names among the options.
 _ALONE: Mapping[str, Sequence[str]] = {
@@ -147,10 +150,11 @@ def show_old(published: Published, today: datetime.date) -> None:
     """Print the published figures that are older than a year on that day, or undated."""
     figures = (published.bar, *published.accuracies, published.fresh_test_set, *published.prices)
     old = [(figure, age) for figure in figures if (age := figure.age(today))]
-    width = max((len(figure.name) for figure, _ in old), default=0)
+    table = Table.grid(padding=(0, 2))
     for figure, age in old:
         when = "undated" if age == "undated" else f"{figure.when}, {age}"
-        print(f"{figure.name:<{width}}  {figure.figure:<38}  {when}: {figure.source}")
+        table.add_row(figure.name, figure.figure, f"{when}: {figure.source}")
+    answer_console().print(table)
     print(f"{len(old)} of {len(figures)} figures of published.toml are older than a year or undated")
 
 

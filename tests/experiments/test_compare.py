@@ -151,6 +151,10 @@ def test_old_prices_are_listed_and_nothing_is_written(
     assert "Google Vertex AutoML, online node $1.375 an hour undated: Google's pricing page" in listed
     assert re.match(rf"{len(lines)} of \d+ figures of published\.toml are older than a year or undated$", last)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert compare.main(["--prices"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 @pytest.mark.slow
