@@ -145,6 +145,8 @@ def _warnings(study: Study) -> Iterator[str]:
         yield f"This study is {study.state}: the report covers its runs so far."
     if study.subject.empty:
         yield "No trial has finished, so no network was measured."
+        if failed := (study.search["state"] == "failed").sum():
+            yield f"{failed} failed{search.failure(study)}: `error.txt` of their runs in MLflow may say more."
     if study.artifacts.missing:
         lost = shortened(study.artifacts.missing)
         yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."

@@ -22,7 +22,8 @@ from sweeps.tracking.figures import figures_in, metrics_of
 _COLUMNS = (
     *("run_id", "status", "start_time", "end_time"),
     *(f"tags.{name}" for name in ("stage", "state", "trial", "attempt", "source_trial", "seed", "threads", "baseline")),
-    *("params.model", "params.seed", "metrics.val/accuracy", "metrics.test/accuracy", "metrics.test/tta_accuracy"),
+    *("tags.reason", "params.model", "params.seed"),
+    *("metrics.val/accuracy", "metrics.test/accuracy", "metrics.test/tta_accuracy"),
     *(f"metrics.cost/{name}" for name in ("seconds", "training_flops", "images_per_second")),
 )
 # Of the child runs of a run; MLflow's own tags are left out.

@@ -146,6 +146,13 @@ def _pruning_sentence(facts: Facts) -> CitedText:
     return CitedText(text, run_sources(facts.run_id))
 
 
+def failure(study: Study) -> str:
+    """The most frequent reason of the trials that failed, in brackets; "" where none is known."""
+    failed = study.search[study.search["state"] == "failed"]
+    reasons = failed["tags.reason"].value_counts()
+    return f" ({'most often ' if len(reasons) > 1 else ''}{reasons.index[0]})" if len(reasons) else ""
+
+
 def _counts(study: Study) -> dict[str, int]:
     """The number of trials that are complete, pruned, failed, and unfinished: running or interrupted."""
     states = study.search["state"].value_counts()
@@ -162,7 +169,8 @@ def _summary(facts: Facts) -> Pairs:
     counts, planned = _counts(facts.study), _planned(facts.study)
     parts = ("search", "full", "confirm", "final")
     spent, full, again, final = (facts.study.metrics.get(f"study/{part}_flops") for part in parts)
-    trials = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "unfinished")
+    why = {"failed": failure(facts.study)}
+    trials = ", ".join(f"{n} {state}{why.get(state, '')}" for state, n in counts.items() if n or state != "unfinished")
     compute = "not recorded" if facts.cost.flops is None else f"{flops(facts.cost.flops)} so far"
     if spent is not None:
         compute = f"{flops(spent)} spent on the search"
@@ -263,9 +271,12 @@ def _history_figure(trials: pd.DataFrame) -> go.Figure:
     figure = canvas(height=270)
     _add_trials(figure, trials, x="trial", y="accuracy")
     best = trials[trials["best"].notna()]
-    hover = "best up to trial %{x}: %{y:.1f} %"
-    add_line(figure, best["trial"], map(pc, best["best"]), name="best so far", colour=RUST, shape="hv", hover=hover)
-    figure.update_xaxes(title="trial number", rangemode="tozero", dtick=1 if trials["trial"].max() < 10 else None)
+    if len(best):
+        hover = "best up to trial %{x}: %{y:.1f} %"
+        add_line(figure, best["trial"], map(pc, best["best"]), name="best so far", colour=RUST, shape="hv", hover=hover)
+    last = trials["trial"].max()
+    beside = max(0.5, 0.03 * last)  # the first mark stands beside the axis, not on it
+    figure.update_xaxes(title="trial number", range=[-beside, last + beside], dtick=1 if last < 10 else None)
     figure.update_yaxes(title="validation accuracy (%)")
     return figure
 

@@ -54,7 +54,7 @@ def test_both_formats_have_every_section_and_head_and_the_answer_first(demo: Fac
         "84.52",  # five_conv as published
         "The sealed test set was used 2 times for this study",
         "Test image 4242: taken for a dog with probability 0.71, but it is a cat.",
-        "2 complete, 3 pruned, 1 failed; 6 planned",
+        "2 complete, 3 pruned, 1 failed (loss is not finite); 6 planned",
         "models:/m-",
         'model = "fast_resnet"',
         "older than a year",
@@ -85,11 +85,12 @@ def test_a_study_that_is_not_whole_is_reported_as_one(pages: Pages, study: str, 
 
 @pytest.mark.slow
 def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> None:
-    fresh_store.add(name="a/b <i>", trials=(Trial(state="running"),), champion=(), state="running")
+    trials = Trial(state="failed"), Trial(state="running")
+    fresh_store.add(name="a/b <i>", trials=trials, champion=(), state="running")
     html, *_ = write_report(None, fresh_store.place).paths
     assert html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
     text = html.read_text()
-    assert "No trial has finished, so no network was measured." in text
+    assert "No trial has finished, so no network was measured. 1 failed (loss is not finite): <code>error.txt" in text
     assert "There are no curves to show yet." in text
     assert "a/b &lt;i&gt;" in text
     assert "a/b <i>" not in text

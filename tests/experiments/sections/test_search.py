@@ -9,7 +9,7 @@ import pytest
 from cifar_core.data.data_set import CIFAR10
 from experiments.decision.facts import Facts
 from experiments.pages.blocks import Missing, Pairs, Table
-from experiments.sections.search import architectures_of, best_so_far, pareto_front, section
+from experiments.sections.search import architectures_of, best_so_far, failure, pareto_front, section
 from experiments.stats import wilson
 from tests.experiments.support import figures, said, with_cost, with_study
 
@@ -49,7 +49,7 @@ def test_only_complete_trials_can_be_the_best() -> None:
 def test_the_table_counts_trials_compute_and_time(demo: Facts) -> None:
     table = next(block for block in section(demo).blocks if isinstance(block, Pairs))
     rows = {label.text: value.text for label, value in table.rows}
-    assert rows["Trials"] == "2 complete, 3 pruned, 1 failed; 6 planned"
+    assert rows["Trials"] == "2 complete, 3 pruned, 1 failed (loss is not finite); 6 planned"
     assert rows["Training compute"].startswith("0.31 PFLOP spent on the search, of 0.82 PFLOP that full trials would")
     assert rows["Wall time"] == "21 min 30 s"
     begun = section(with_cost(with_study(demo, metrics={}), flops=3e14))
@@ -58,6 +58,20 @@ def test_the_table_counts_trials_compute_and_time(demo: Facts) -> None:
     bare = section(with_cost(with_study(demo, metrics={}), seconds=None, flops=None))
     table = next(block for block in bare.blocks if isinstance(block, Pairs))
     assert [value.text for _, value in table.rows][3:5] == ["not recorded", "not recorded"]
+
+
+def test_failed_trials_have_their_most_frequent_reason(demo: Facts) -> None:
+    failed = with_trials(demo, [math.nan] * 3).study
+    assert failure(failed) == ""
+    for reasons, told in ((["a", "a", "a"], " (a)"), (["b", "a", "a"], " (most often a)"), ([None, "b", None], " (b)")):
+        assert failure(replace(failed, search=failed.search.assign(**{"tags.reason": reasons}))) == told
+
+
+def test_the_history_draws_only_what_there_is(demo: Facts) -> None:
+    pruned = demo.study.search[demo.study.search["state"] == "pruned"]
+    history = figures(section(with_study(demo, search=pruned)))["history"].figure
+    assert [trace.name for trace in history.data] == ["pruned, when stopped"]
+    assert history.layout.xaxis.range[0] < 0, "the mark of trial 0 stands beside the axis"
 
 
 def test_the_images_behind_an_accuracy_of_the_search_are_stated(demo: Facts) -> None:
