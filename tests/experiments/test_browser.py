@@ -142,6 +142,13 @@ def test_the_page_is_drawn_without_complaint_and_loads_nothing_from_elsewhere(vi
     assert visit.from_elsewhere == []
 
 
+def test_no_table_leaves_a_column_after_a_row_or_two(visit: Visit) -> None:
+    visit.show(DESK)
+    tables = visit.ask("""() => [...document.querySelectorAll(".columns table")]
+        .map((table) => [...table.rows].map((row) => Math.round(row.getBoundingClientRect().left)))""")
+    assert [rows for rows in tables if rows[0] != rows[min(3, len(rows) - 1)]] == []
+
+
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_the_page_fits_the_screen_and_is_large_enough_to_read(visit: Visit, width: int) -> None:
     visit.show(width)
