@@ -95,7 +95,11 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class Stopper:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a request; a second SIGINT or SIGTERM exits at once."""
+    """Turns SIGINT, SIGTERM or SIGHUP into a request; a SIGINT after it exits at once.
+
+    The others may come twice: a lost terminal sends SIGHUP once itself, and once by the shell, and `timeout` sends
+    SIGTERM to the process and to its group.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -109,7 +113,7 @@ class Stopper:
         return self.signal != 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number != signal.SIGHUP:  # a lost terminal sends it once itself, and once by the shell
+        if self.signal and number == signal.SIGINT:
             if os.isatty(1):
                 os.write(1, _SHOW_CURSOR)
             os._exit(128 + number)

@@ -90,7 +90,7 @@ class LocalExecutor:
     def _spawn(self, number: int) -> _Worker:
         ours, theirs = Pipe()
         path = os.pathsep.join(filter(None, (_PACKAGES, os.environ.get("PYTHONPATH"))))
-        with theirs, _terminal_signals_blocked():  # closed here, so that the death of the worker ends the pipe
+        with theirs, stop_signals_blocked():  # closed here, so that the death of the worker ends the pipe
             process = subprocess.Popen(
                 [*_COMMAND, str(os.getpid()), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -147,13 +147,13 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _terminal_signals_blocked() -> Iterator[None]:
-    """Context in which started processes ignore Ctrl-C and a lost terminal.
+def stop_signals_blocked() -> Iterator[None]:
+    """Context in which started processes ignore Ctrl-C, SIGTERM and a lost terminal.
 
-    Both reach the whole process group, but the coordinator decides. The processes inherit the blocked signals, so they
-    are blocked from their start on.
+    All may reach the whole process group, but the coordinator decides. The processes inherit the blocked signals, so
+    they are blocked from their start on.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

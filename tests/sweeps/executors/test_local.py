@@ -40,6 +40,25 @@ print("ready", flush=True)
 time.sleep(60)
 """
 
+# A coordinator that stops its run when it is asked to.
+STOPPED = """
+import contextlib
+from sweeps.command_line import Stopper
+from sweeps.executors.protocol import Ending
+from tests.sweeps.executors.support import LONG, events_until
+from tests.sweeps.executors.test_local import start
+
+with contextlib.closing(start()) as executor:
+    stopper = Stopper()
+    stopper.listen()
+    executor.start(LONG)
+    events_until(executor, lambda event: True)
+    print("ready", flush=True)
+    events_until(executor, lambda event: False, until=stopper.asked)
+    executor.pause()
+    print(type(events_until(executor, lambda event: isinstance(event, Ending))[-1]).__name__)
+"""
+
 
 def start(workers: int = 1, data: DataSource = SYNTHETIC) -> LocalExecutor:
     return LocalExecutor(workers=workers, threads=1, hardware=CPU, data=data)
@@ -73,13 +92,13 @@ def test_no_more_workers_start_than_runs_side_by_side() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.timeout(300)
-def test_ctrl_c_and_a_lost_terminal_are_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
-    """A terminal sends both to every process of the group, at any moment: here while the worker still starts."""
+def test_signals_to_the_group_are_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal or `timeout` sends them to every process of the group, at any moment: here while the worker still starts."""
     executor = start(data=DataSource.cifar10(None, lambda what, done, total: None))
     try:
         [worker] = workers()
         for _ in range(20):
-            for number in (signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(worker, number)
             time.sleep(0.1)
         executor.start(replace(JOB, recipe=replace(RECIPE, epochs=0.01)))
@@ -92,6 +111,22 @@ def test_ctrl_c_and_a_lost_terminal_are_for_the_coordinator(capfd: pytest.Captur
         assert "Traceback" not in capfd.readouterr().err
     finally:
         executor.close()
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_to_the_group_is_for_the_coordinator() -> None:
+    """`timeout`, systemd and SLURM send it so; `timeout` sends it to the coordinator twice."""
+    command = [sys.executable, "-c", STOPPED]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3], start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        os.killpg(parent.pid, signal.SIGTERM)
+        time.sleep(0.1)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.stdout.read() == "Paused\n"
+    assert parent.returncode == 0
 
 
 @pytest.mark.timeout(300)
