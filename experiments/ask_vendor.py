@@ -166,7 +166,12 @@ def _ask_all(chat: Chat, pictures: Sequence[Path], file: AnswerFile, concurrency
                 break
         wait(asked, return_when=FIRST_EXCEPTION)
     except KeyboardInterrupt:
-        print("stopping: waits for the answers to requests under way, which are paid for", file=sys.stderr, flush=True)
+        print(
+            "stopping: waits for the answers to requests under way, which are paid for; a second Ctrl-C loses "
+            "them, and their cost is not counted",
+            file=sys.stderr,
+            flush=True,
+        )
         raise
     finally:
         stop.set()

@@ -6,7 +6,6 @@ python experiments/lr_find.py RECIPE
 from __future__ import annotations
 
 import argparse
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -24,7 +23,7 @@ from cifar_core.lr_finder import HIGH, ITERATIONS, LEAST_STEPS, LOW, RangeTest, 
 from cifar_core.recipe import Recipe
 from cifar_core.recipes import NAMES, read_recipe
 from experiments.systems.range_test import log_range_test
-from sweeps.command_line import FAILED, OneLineParser, add_store, main_of, number, start, stop_signals, store_of
+from sweeps.command_line import FAILED, OneLineParser, add_store, main_of, number, start, store_of
 from sweeps.console import SweepConsole
 from sweeps.lock import acquire
 from sweeps.store import RANGE_TESTS_EXPERIMENT, Store, StoreError
@@ -68,8 +67,6 @@ def _run(options: argparse.Namespace) -> int:
             }
         )
         data = source.train_val()
-        for number_of_signal in stop_signals():  # each ends the test as Ctrl-C does, so that its run is ended in MLflow
-            signal.signal(number_of_signal, signal.default_int_handler)
         found, figure, lacking = _run_range_test(options, recipe, data, hardware, store, console)
     print(f"suggested learning rate: {found.suggestion:.3g}")
     out = store.report(RANGE_TESTS_EXPERIMENT) / f"{Path(options.recipe).stem}.html"

@@ -185,7 +185,8 @@ def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGHUP, lambda *_: None)  # a lost terminal sends it once itself, and once by the shell
+    for again in (signal.SIGTERM, signal.SIGHUP):  # `timeout` and a lost terminal send theirs twice
+        signal.signal(again, lambda *_: None)
     raise Interrupted(signal_number)
 
 

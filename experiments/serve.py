@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -32,6 +33,10 @@ from sweeps.tracking.mlflow_client import answering
 from sweeps.words import percent
 
 _READY = "Serving"
+_SERVER = (  # ends with the process that measures it, however that ends
+    "import sys; from sweeps.executors.worker_process import exit_with; exit_with(int(sys.argv[1]));"
+    "from experiments import serve; serve.start(lambda: serve.main(sys.argv[2:]))"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until a signal ends it."""
     set_up_cpu()
     logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it warns of tables at each wrong shape
     mlflow.set_tracking_uri(store.tracking_uri)
@@ -94,7 +99,8 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
 def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
     model = f"{version.name}/{version.version}"
-    command = [sys.executable, __file__, *store.as_option(), "--port", "0", "--model", model]
+    command = [sys.executable, "-P", "-c", _SERVER, str(os.getpid())]
+    command += [*store.as_option(), "--port", "0", "--model", model]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def serve(store: Store, number: int) -> int:
-    """Serve the UI until SIGINT or SIGTERM, and return 0.
+    """Serve the UI until a signal ends it, and return 0.
 
     Raises:
         UserError: there are no runs to browse, the database cannot be read, or the port is in use.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -33,6 +34,14 @@ class Interrupted(Exception):
     """The user asked to stop; everything so far is recorded."""
 
 
+class _Unwound(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, as Ctrl-C: what the command holds is closed, and its temporary files are deleted."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An `ArgumentParser` that reports an error without the usage."""
 
@@ -44,7 +53,7 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
     """Run a command and return its exit code.
 
     A `UserError` and a shortage of memory are reported in one line, with exit code 2. Ctrl-C prints the line `stopped`,
-    with exit code 130.
+    with exit code 130, as do the signals that end a command as Ctrl-C does, with 128 + signal.
     """
     try:
         return command()
@@ -58,20 +67,29 @@ def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, 
             raise
         print_error(parser.prog, f"out of memory: {first_line(error)}")
         return USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(stopped, file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (interrupt.signal if isinstance(interrupt, _Unwound) else signal.SIGINT)
 
 
 def main_of(
     build_parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int], *, stopped: str
 ) -> Callable[..., int]:
-    """Return the `main` of a command: it runs `run` on its options as `run_command` does, and returns the exit code."""
+    """Return the `main` of a command: it runs `run` on its options as `run_command` does, and returns the exit code.
+
+    SIGTERM and SIGHUP end the command as Ctrl-C does.
+    """
 
     def main(arguments: Sequence[str] | None = None) -> int:
         parser = build_parser()
         options = parser.parse_args(arguments)
-        return run_command(parser, lambda: run(options), stopped=stopped)
+
+        def command() -> int:
+            for stop in set(stop_signals()) - {signal.SIGINT}:
+                signal.signal(stop, _unwind)
+            return run(options)
+
+        return run_command(parser, command, stopped=stopped)
 
     return main
 
@@ -92,6 +110,26 @@ def stop_signals() -> list[signal.Signals]:
     """Return the signals that ask a command to stop; SIGHUP, of a lost terminal, is one unless nohup ignores it."""
     lost = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *lost]
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGTERM, signal.SIGHUP):  # `timeout` and a lost terminal send theirs twice
+        signal.signal(again, lambda *_: None)
+    raise _Unwound(number)
+
+
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Context in which started processes ignore Ctrl-C, SIGTERM and a lost terminal.
+
+    All may reach the whole process group, but the process that starts them decides. They inherit the blocked signals,
+    so these are blocked from their start on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Stopper:

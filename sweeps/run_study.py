@@ -31,7 +31,7 @@ from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.checks.commands import repair_store, replay_queue, show_status, verify_store
 from sweeps.checks.consistency import check_before_training
-from sweeps.command_line import FAILED, Interrupted, Stopper, print_error, run_command, start
+from sweeps.command_line import FAILED, Interrupted, Stopper, print_error, run_command, start, stop_signals_blocked
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, StoreLostError, Summary
 from sweeps.executors.engine import Engine
@@ -227,7 +227,7 @@ class _Command:
         tested = summary.test_accuracy is not None
         code = FAILED if stopper.asked() else _report(self.plan, self.store, tracker, tested=tested)
         if code:
-            if stopper.asked():  # before the report, or while another process wrote it
+            if stopper.asked():
                 print(f"stopped; the sweep has ended, and this command writes its report: {report}")
             return _unfinished(stopper)
         return FAILED if self.plan.confirm and not tested else 0
@@ -432,9 +432,11 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
     """Write the report, and print how to continue; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     sys.stdout.flush()  # what the other process prints comes after this
-    done = subprocess.run([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
+    with stop_signals_blocked():  # it takes seconds, and ends whole
+        process = subprocess.Popen([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
+    code = process.wait()
     _print_next(plan, plan.study, store, tracker, tested=tested)
-    return FAILED if done.returncode else 0
+    return FAILED if code else 0
 
 
 def _print_next(plan: Plan, study: str, store: Store, tracker: MlflowTracker, *, tested: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cifar_core.errors import UserError
-from sweeps.command_line import number
+from sweeps.command_line import number, stop_signals
 
 HOST = "127.0.0.1"
 
@@ -38,15 +38,16 @@ def listen(port: int) -> socket.socket:
 
 
 def run(application: Callable[..., Any], listening: socket.socket, announce: Callable[[str], None]) -> None:
-    """Serve an ASGI application until SIGINT or SIGTERM.
+    """Serve an ASGI application until Ctrl-C, or a signal that ends a command as Ctrl-C does.
 
     Args:
-        announce: called with the address, once both signals end the server in order.
+        announce: called with the address, once the signals end the server in order.
     """
     import uvicorn  # not for optuna-dashboard, which has a server of its own
 
     config = uvicorn.Config(application, log_level="warning")
     with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn stops, and raises the signal again
+        if signal.SIGHUP in stop_signals():
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # which uvicorn knows
         announce(f"http://{HOST}:{listening.getsockname()[1]}")
         uvicorn.Server(config).run(sockets=[listening])

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -19,6 +18,7 @@ import torch
 import sweeps
 from cifar_core.data.source import DataSource
 from cifar_core.hardware import Hardware
+from sweeps.command_line import stop_signals_blocked
 from sweeps.executors.job_loop import Command, WorkerConfig
 from sweeps.executors.protocol import Ending, Event, Failed, Job, RunsFailError
 
@@ -144,20 +144,6 @@ def _send(worker: _Worker, message: WorkerConfig | Command) -> None:
 def _wait_for(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_CLOSE_SECONDS)
-
-
-@contextlib.contextmanager
-def stop_signals_blocked() -> Iterator[None]:
-    """Context in which started processes ignore Ctrl-C, SIGTERM and a lost terminal.
-
-    All may reach the whole process group, but the coordinator decides. The processes inherit the blocked signals, so
-    they are blocked from their start on.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _share(hardware: Hardware, number: int) -> Hardware:

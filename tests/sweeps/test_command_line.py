@@ -43,6 +43,29 @@ def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:
     os.close(terminal)
 
 
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("nohup", [False, True])
+def test_sigterm_and_a_lost_terminal_end_a_command_as_ctrl_c_does(
+    tmp_path: Path, stop: signal.Signals, nohup: bool
+) -> None:
+    code = (
+        f"import os, signal; signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if nohup else 'SIG_DFL'});"
+        "from tempfile import TemporaryDirectory; from sweeps.command_line import OneLineParser, main_of, start\n"
+        "def run(_):\n"
+        f"    with TemporaryDirectory(dir={str(tmp_path)!r}):\n"
+        "        try:\n"
+        f"            os.kill(os.getpid(), {stop:d})\n"
+        "            return 0\n"
+        "        finally:\n"
+        f"            os.kill(os.getpid(), {stop:d})  # `timeout` and a lost terminal send theirs twice\n"
+        "start(main_of(OneLineParser, run, stopped='stopped'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ignored = nohup and stop == signal.SIGHUP
+    assert (done.returncode, done.stderr) == ((0, "") if ignored else (128 + stop, "stopped\n"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_of_ours_keeps_its_traceback() -> None:
     def command() -> int:
         raise RuntimeError("shapes do not match")

@@ -600,7 +600,7 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
 
     def report(*_: object, **__: object) -> int:
         assert when == "within"
-        signal.raise_signal(signal.SIGINT)  # which also reaches the other process
+        signal.raise_signal(signal.SIGINT)
         return 1
 
     closed = Mock(wraps=MlflowTracker.close)
@@ -612,6 +612,18 @@ def test_a_stop_before_the_report_is_whole_is_no_failure(
     assert "this command writes its report: python experiments/compare.py --study s" in capsys.readouterr().out
     assert (tmp_path / "said").read_text().split() == ["interrupted", "0.9000"]
     assert closed.call_args.kwargs == {"at_once": when == "before"}, "what MLflow lacks is not waited for"
+
+
+def test_a_report_that_was_begun_ends_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches the process that writes it too, and would end it with a traceback."""
+    command = tmp_path / "experiments" / "compare.py"
+    command.parent.mkdir()
+    command.write_text(
+        "import os, signal, sys\nfor stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): os.kill(os.getpid(), stop)"
+    )
+    monkeypatch.setattr(run_study, "ROOT", tmp_path)
+    monkeypatch.setattr(run_study, "_print_next", Mock())
+    assert run_study._report(Mock(study="s"), Store.locate(tmp_path), Mock(), tested=True) == 0
 
 
 @pytest.mark.parametrize("arguments", [(), ("--adapt-only",)])

@@ -239,22 +239,29 @@ def test_a_service_that_refuses_ends_it_with_one_line(exported: Path, tmp_path: 
     )
 
 
-def test_ctrl_c_waits_for_the_answers_that_are_paid_for_and_says_so(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("settings_of_this_process")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_waits_for_the_answers_that_are_paid_for_and_says_so(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
     def interrupts(request: BaseHTTPRequestHandler, number: int) -> None:
         if number == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), stop)
             time.sleep(0.3)
+            if stop != signal.SIGINT:  # as a lost terminal and `timeout` do
+                os.kill(os.getpid(), stop)
+                time.sleep(0.3)
         cats(request, number)
 
     out = tmp_path / "a.csv"
     options = ["--model", "m", "--price", "gpt-6-luna", "--images", str(exported), "--concurrency", "1"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     with serving(interrupts) as stub:
-        assert ask_vendor.main(["--url", stub.url, *options, "--out", str(out)]) == 130
+        assert ask_vendor.main(["--url", stub.url, *options, "--out", str(out)]) == 128 + stop
     assert capsys.readouterr().err.splitlines() == [
-        "stopping: waits for the answers to requests under way, which are paid for",
+        "stopping: waits for the answers to requests under way, which are paid for; a second Ctrl-C loses them, and "
+        "their cost is not counted",
         "stopped; the same command asks for the rest",
     ]
     assert [answer.text for answer in read_answers(out)] == ["Cat"] * 3

@@ -93,7 +93,7 @@ def test_no_more_workers_start_than_runs_side_by_side() -> None:
 @pytest.mark.real_data
 @pytest.mark.timeout(300)
 def test_signals_to_the_group_are_for_the_coordinator(capfd: pytest.CaptureFixture[str]) -> None:
-    """A terminal or `timeout` sends them to every process of the group, at any moment: here while the worker still starts."""
+    """A terminal or `timeout` sends them to the whole group, at any moment: here while the worker still starts."""
     executor = start(data=DataSource.cifar10(None, lambda what, done, total: None))
     try:
         [worker] = workers()
