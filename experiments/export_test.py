@@ -6,6 +6,7 @@ python experiments/export_test.py DIR [--study NAME]
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -52,9 +53,13 @@ def _run(options: argparse.Namespace) -> int:
     with SweepConsole() as console:
         load = DataSource.find(data_set.sha256, data_set.name, options.data, console.progress).test
         try:
+            record = store.test_set_evaluations
+            recorded = (VENDORS, "export") in store.evaluations(data_set.sha256)
+            if not recorded and not os.access(next(filter(Path.exists, (record, *record.parents))), os.W_OK):
+                raise StoreError(f"the store must be a folder to write to, but {store.root} is not")
             write_atomically(folder / DESCRIPTION, data_set.to_json() + b"\n")
             store.root.mkdir(parents=True, exist_ok=True)
-            if (VENDORS, "export") not in store.evaluations(data_set.sha256):
+            if not recorded:
                 store.record_test_set_evaluation(study=VENDORS, key="export", data_sha256=data_set.sha256)
             images = load().images.permute(0, 2, 3, 1).numpy()
             (folder / PROMPT).unlink(missing_ok=True)  # the last file of a whole export

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError, first_line, printable
@@ -43,7 +43,11 @@ class _Unwound(KeyboardInterrupt):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that reports an error without the usage."""
+    """An `ArgumentParser` that reports an error without the usage; an argument of type `Path` is not empty."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: error: {printable(message)} (--help lists the options)\n")
@@ -173,9 +177,15 @@ def number(rule: str, holds: Callable[[float], bool], kind: type[int] | type[flo
     return parse
 
 
+def _path(text: str) -> Path:
+    if not text:  # of a variable that is not set, for example; it would be the working directory
+        raise argparse.ArgumentTypeError("must be the path of a file or folder, but got ''")
+    return Path(text)
+
+
 def output_file(text: str) -> Path:
     """Argument type of a file to be written."""
-    path = Path(text)
+    path = _path(text)
     if os.path.isdir(path) or not os.access(path.parent, os.W_OK):  # `Path.is_dir` raises for an endless name
         raise argparse.ArgumentTypeError(f"must be a file in a folder that can be written to, but got {text!r}")
     return path
@@ -183,7 +193,7 @@ def output_file(text: str) -> Path:
 
 def existing_folder(text: str) -> Path:
     """Argument type of a folder to be written to, which is not created."""
-    path = Path(text)
+    path = _path(text)
     if not os.path.isdir(path) or not os.access(path, os.W_OK):
         raise argparse.ArgumentTypeError(f"must be a folder that exists and can be written to, but got {text!r}")
     return path

@@ -58,8 +58,17 @@ class Store:
         storage_url: str | None = None,
         checkpoints: Path | None = None,
     ) -> Store:
-        """Return the store in the folder `root`, without touching it."""
+        """Return the store in the folder `root`, without touching it.
+
+        Raises:
+            StoreError: its path is not UTF-8, as MLflow writes it into its database.
+        """
         root = root.absolute()
+        try:
+            str(root).encode()
+        except UnicodeEncodeError as error:
+            locale = "in a UTF-8 locale such as LC_ALL=C.UTF-8"
+            raise StoreError(f"the path of a store must be UTF-8, {locale}, but got {root}") from error
         return cls(
             root=root,
             tracking_uri=tracking_uri or _sqlite_url(root / "mlflow.db"),

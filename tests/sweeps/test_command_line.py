@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cifar_core.errors import UserError
-from sweeps.command_line import OneLineParser, add_store, run_command, store_of
+from sweeps.command_line import OneLineParser, add_store, existing_folder, run_command, store_of
 from sweeps.store import DEFAULT_STORE, Store
 
 
@@ -82,6 +83,18 @@ def test_arguments_name_a_store(tmp_path: Path, server: bool) -> None:
     elsewhere = ["--store", str(tmp_path), *["--tracking-uri", "http://127.0.0.1:9"] * server]
     uri = "http://127.0.0.1:9" if server else None
     assert store_of(parser.parse_args(elsewhere)) == Store.locate(tmp_path, tracking_uri=uri)
+
+
+@pytest.mark.parametrize("kind", [Path, existing_folder])
+def test_a_path_is_not_empty(capsys: pytest.CaptureFixture[str], kind: Callable[[str], Path]) -> None:
+    """It would be the working directory."""
+    parser = OneLineParser(prog="x.py")
+    parser.add_argument("--out", type=kind)
+    parser.add_argument_group("folders").add_argument("folder", type=kind, nargs="?")
+    for argument in ("--out=", ""):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            parser.parse_args([argument])
+        assert "must be the path of a file or folder, but got ''" in capsys.readouterr().err
 
 
 def test_a_command_without_a_server_takes_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,13 @@ def journal_mode(path: Path) -> str:
         return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
 
+def test_a_store_whose_path_is_not_utf_8_is_refused() -> None:
+    """As any path with an umlaut in an ASCII locale: MLflow would write to another one."""
+    said = r"^the path of a store must be UTF-8, in a UTF-8 locale such as LC_ALL=C.UTF-8, but got /gr\udcc3\udcb6sse$"
+    with pytest.raises(StoreError, match=said):
+        Store.locate(Path("/gr\udcc3\udcb6sse"))
+
+
 def test_locating_a_store_makes_it_absolute_and_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

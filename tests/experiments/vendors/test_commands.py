@@ -46,7 +46,7 @@ def cats(request: BaseHTTPRequestHandler, _: int) -> None:
 
 
 def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
-    exported: Path, small_test_set: Split, tmp_path: Path, refused: Refused
+    exported: Path, small_test_set: Split, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(path.name for path in (exported / "images").iterdir())
     assert names == [f"{index:05d}.png" for index in range(20)]
@@ -65,6 +65,10 @@ def test_images_are_exported_under_neutral_names_and_the_look_is_on_record(
     said = refused(export_test.main, str(tmp_path / "file" / "x"), "--store", str(tmp_path / "other"))
     assert said.startswith("DIR and the store must be folders to write to, but: ")
     assert not (tmp_path / "other").exists(), "a look that did not happen is not counted"
+    monkeypatch.setattr(os, "access", lambda *_: False)  # else only for who is not root
+    said = refused(export_test.main, str(tmp_path / "new"), "--store", str(tmp_path / "other"))
+    assert said == f"the store must be a folder to write to, but {tmp_path / 'other'} is not"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("place_of_fault", ["cifar_core.data.source.load_test", "PIL.Image.Image.save"])
