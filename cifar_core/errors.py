@@ -21,8 +21,9 @@ def suggest_name(name: str, known: Sequence[str], otherwise: str) -> str:
 
 
 def first_line(error: object) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message, or its type if it has none; after a colon, the last one too."""
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
 
 
 def cause(error: object) -> str:

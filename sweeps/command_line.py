@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 from cifar_core.errors import UserError, first_line, printable
-from sweeps.standard_streams import protect_streams
+from sweeps.standard_streams import output_lost, protect_streams
 from sweeps.store import DEFAULT_STORE, Store
 from sweeps.words import to_number
 
@@ -56,8 +56,8 @@ class OneLineParser(argparse.ArgumentParser):
 def run_command(parser: argparse.ArgumentParser, command: Callable[[], int], *, stopped: str) -> int:
     """Run a command and return its exit code.
 
-    A `UserError` and a shortage of memory are reported in one line, with exit code 2. Ctrl-C prints the line `stopped`,
-    with exit code 130, as do the signals that end a command as Ctrl-C does, with 128 + signal.
+    A `UserError` and a shortage of memory are reported in one line, with exit code 2. Ctrl-C, and what ends a command
+    after `unwind_on_signals`, print the line `stopped`, with exit code 128 + signal.
     """
     try:
         return command()
@@ -81,7 +81,7 @@ def main_of(
 ) -> Callable[..., int]:
     """Return the `main` of a command: it runs `run` on its options as `run_command` does, and returns the exit code.
 
-    SIGTERM and SIGHUP end the command as Ctrl-C does.
+    SIGTERM and SIGHUP end the command as Ctrl-C does. A success whose standard output is lost has the exit code 1.
     """
 
     def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,9 +89,8 @@ def main_of(
         options = parser.parse_args(arguments)
 
         def command() -> int:
-            for stop in set(stop_signals()) - {signal.SIGINT}:
-                signal.signal(stop, _unwind)
-            return run(options)
+            unwind_on_signals()
+            return run(options) or (FAILED if output_lost() else 0)
 
         return run_command(parser, command, stopped=stopped)
 
@@ -114,6 +113,12 @@ def stop_signals() -> list[signal.Signals]:
     """Return the signals that ask a command to stop; SIGHUP, of a lost terminal, is one unless nohup ignores it."""
     lost = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *lost]
+
+
+def unwind_on_signals() -> None:
+    """From here on SIGTERM and SIGHUP raise an exception in this process as Ctrl-C does, the first of them alone."""
+    for stop in set(stop_signals()) - {signal.SIGINT}:
+        signal.signal(stop, _unwind)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:

@@ -31,7 +31,16 @@ from cifar_core.recipe import Recipe
 from cifar_core.transfer.backbone import Backbone
 from sweeps.checks.commands import repair_store, replay_queue, show_status, verify_store
 from sweeps.checks.consistency import check_before_training
-from sweeps.command_line import FAILED, Interrupted, Stopper, print_error, run_command, start, stop_signals_blocked
+from sweeps.command_line import (
+    FAILED,
+    Interrupted,
+    Stopper,
+    print_error,
+    run_command,
+    start,
+    stop_signals_blocked,
+    unwind_on_signals,
+)
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, StoreLostError, Summary
 from sweeps.executors.engine import Engine
@@ -56,6 +65,7 @@ from sweeps.planning.space_file import read_space
 from sweeps.stages.adaptation import Adaptation
 from sweeps.stages.adapted_result import adapted_study
 from sweeps.stages.stage import Sweep
+from sweeps.standard_streams import output_lost
 from sweeps.states import ENDED
 from sweeps.store import Store, StoreError
 from sweeps.studies.given_recipes import affordable, earlier_recipes, for_this_data, read_given
@@ -88,13 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> int:
+        unwind_on_signals()
         try:
             return _run(options, sys.argv[1:] if arguments is None else arguments)
         except StoreLostError as error:
             print_error(parser.prog, f"{error}; mend that, and the same command resumes the sweep")
             return FAILED
 
-    # Ctrl-C comes here before the first trial only; later the coordinator handles it.
+    # A signal comes here before the first trial only; later the coordinator handles it.
     trains = not (options.status or options.verify or options.repair or options.replay)
     stopped = "stopped before it trained anything; the same command starts again" if trains else "stopped"
     return run_command(parser, run, stopped=stopped)
@@ -112,7 +123,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         (options.replay, replay_queue),
     ):
         if asked:
-            return answer(store, adapted_study(study) if options.adapt_only else study)
+            code = answer(store, adapted_study(study) if options.adapt_only else study)
+            return code or (FAILED if output_lost() else 0)
     with contextlib.closing(open_engine(options, device)) as engine:
         try:
             return _train(options, arguments, engine, space, store, study)

@@ -19,6 +19,13 @@ def protect_streams() -> None:
     sys.stdout, sys.stderr = _protected(sys.stdout, "replace"), _protected(sys.stderr, "backslashreplace")
 
 
+def output_lost() -> bool:
+    """Return true if standard output could not be written, as to a full disk; one without a reader is not lost."""
+    sys.stdout.flush()
+    file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(file, _Unbreakable) and file.lost
+
+
 def _reserve(number: int) -> None:
     """Open a closed file descriptor as the null device: else the next file gets its number and what is printed."""
     try:
@@ -48,14 +55,16 @@ def _protected(stream: IO[str] | None, errors: str) -> IO[str]:
 class _Unbreakable(io.FileIO):
     """A file descriptor to write to; once a write fails, that one and all later ones are dropped."""
 
-    _lost = False
+    lost = False  # for another reason than that nobody reads it
+    _dropped = False
 
     def write(self, content: Any, /) -> int:
-        if not self._lost:
+        if not self._dropped:
             try:
                 return super().write(content)
             except OSError as error:
-                self._lost = True
-                if self.fileno() == 1 and error.errno not in _READER_GONE:  # a full disk, for example
+                self._dropped = True
+                self.lost = error.errno not in _READER_GONE
+                if self.fileno() == 1 and self.lost:
                     print(f"standard output is lost from here on: {error.strerror}", file=sys.stderr)
         return memoryview(content).nbytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, first_line
 from sweeps.command_line import OneLineParser, add_store, existing_folder, run_command, store_of
 from sweeps.store import DEFAULT_STORE, Store
 
@@ -29,6 +29,19 @@ def test_what_the_user_can_mend_is_one_line(capsys: pytest.CaptureFixture[str], 
 
     assert run_command(OneLineParser(prog="x.py"), command, stopped="") == 2
     assert capsys.readouterr().err == f"x.py: error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "ValueError"),
+        ("one\ntwo", "one"),
+        ("failures:\nfirst\n  no room left\n", "failures: no room left"),
+        ("alone:", "alone:"),
+    ],
+)
+def test_an_error_is_quoted_in_one_line(text: str, line: str) -> None:
+    assert first_line(ValueError(text)) == line
 
 
 def test_a_second_ctrl_c_gives_the_terminal_its_cursor_back() -> None:

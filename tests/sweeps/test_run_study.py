@@ -343,19 +343,20 @@ def test_a_signal_is_a_request_and_says_how_to_resume(
 
 
 @pytest.mark.usefixtures("stubs")
-def test_ctrl_c_ends_a_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
     went_on = []
 
     def download(directory: Path, progress: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), stop)
         time.sleep(0.05)
         went_on.append(directory)
 
     monkeypatch.setattr(source, "ensure_cifar10", download)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
-    assert main(("--store", str(tmp_path))) == 130
+    assert main(("--store", str(tmp_path))) == 128 + stop
     assert went_on == []
     assert len(capsys.readouterr().err.splitlines()) <= 1
 

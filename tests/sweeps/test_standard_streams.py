@@ -79,6 +79,15 @@ def test_a_full_disk_is_told_on_standard_error(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "done"
 
 
+@pytest.mark.parametrize(("redirection", "code"), [(">/dev/full", 1), ("| true", 0), (">&-", 0), ("", 0)])
+def test_an_answer_that_is_lost_is_a_failure(redirection: str, code: int) -> None:
+    says = (
+        "from sweeps.command_line import *; start(main_of(OneLineParser, lambda _: print('answer') or 0, stopped=''))"
+    )
+    command = ["bash", "-c", f'"$0" "$@" {redirection}; exit ${{PIPESTATUS[0]}}', sys.executable, "-c", says]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == code
+
+
 @pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_letters_that_the_encoding_lacks_are_replaced(tmp_path: Path, settings: dict[str, str]) -> None:
     with running(tmp_path / "log", **{"LC_ALL": "C", "PYTHONIOENCODING": ""} | settings) as process:
