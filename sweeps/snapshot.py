@@ -1,4 +1,4 @@
-"""Reading a store that cannot be written to: a read-only mount, or a folder of another user.
+"""Reading a store that cannot be written to: a read-only mount, a full disk, or a folder of another user.
 
 SQLite reads a database with a write-ahead log only where it can write to the folder, or finds the files of a process
 that writes just now; with `immutable=1` it would ignore the log. So the databases are read from copies. A process may
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sweeps.store import Store, StoreError
+from sweeps.store import Store, StoreError, has_room
 
 _ATTEMPTS, _PAUSE_SECONDS = 20, 0.1
 _WAL_HEADER = 32  # bytes; they change whenever SQLite begins a log anew
@@ -61,7 +61,7 @@ def _writable(path: Path) -> bool:
 
     If this user may only write to the folder, SQLite would create logs there that the owner could not write to.
     """
-    return os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
+    return os.access(path.parent, os.W_OK) and os.access(path, os.W_OK) and has_room(path.parent)
 
 
 def _copy(path: Path, to: Path) -> None:

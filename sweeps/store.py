@@ -20,6 +20,7 @@ from sweeps.lock import creation_lock, holder
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
+_LEAST_ROOM = 1_000_000  # bytes for the files that SQLite creates beside a database, also to read it
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
 # Names of other commands and of MLflow itself, which no study may have: of experiments, unless they say otherwise.
@@ -240,6 +241,15 @@ class Store:
             if url.startswith(prefix):
                 return Path(unquote(url.removeprefix(prefix).partition("?")[0])).absolute()
         return None
+
+
+def has_room(folder: Path) -> bool:
+    """Return true if SQLite can open a database in the folder: its disk is not full.
+
+    Raises:
+        OSError: the folder cannot be entered.
+    """
+    return shutil.disk_usage(folder).free >= _LEAST_ROOM
 
 
 def opening(url: str) -> contextlib.AbstractContextManager[None]:

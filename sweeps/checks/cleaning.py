@@ -21,7 +21,7 @@ from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, Run, 
 from sweeps.lock import LockError, acquire
 from sweeps.planning.plan import STORAGE
 from sweeps.states import ENDED
-from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError
+from sweeps.store import SYSTEMS_EXPERIMENT, Store, StoreError, has_room
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
@@ -52,12 +52,15 @@ def find_waste(store: Store) -> list[Waste]:
     """Return what can be removed.
 
     Raises:
-        StoreError: the store has no database of its own, a study has its trials elsewhere, or MLflow does not answer.
+        StoreError: the store has no database of its own, a study has its trials elsewhere, the disk is full, or MLflow
+            does not answer.
         LockError: a process runs a study of the store.
     """
     if not store.holds_mlflow:
         raise StoreError(f"a store must hold its own MLflow database to be cleaned, but {store.root} has another")
     store.check()
+    if not has_room(store.root):
+        raise StoreError(f"the disk of a store must have 1 MB free to clean it, but that of {store.root} is full")
     if who := store.runner():
         raise LockError(f"no study of the store may run while it is cleaned, but {who} runs one; wait for it")
     follow_store(store)  # else the files of the store that this is a copy of would be removed

@@ -33,7 +33,7 @@ def findings(store: Store, study: str) -> Iterator[Finding]:
     """Yield the faults of a study, one line each. The study must not be running.
 
     Raises:
-        StoreError: the store has no such study, or MLflow does not answer.
+        StoreError: the store has no such study, the disk fails, or MLflow does not answer.
         StudyError: the Optuna storage cannot be opened.
     """
     faults = list(_databases(store))
@@ -74,6 +74,8 @@ def _databases(store: Store) -> Iterator[Finding]:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
                 said = connection.execute("PRAGMA integrity_check").fetchone()[0]
         except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:  # of the disk: a full one, for example
+                raise StoreError(f"the database {path} must be readable, but: {error}") from error
             said = str(error)
         if said != "ok":
             yield Finding(f"{path.name}: the integrity check must say ok, but said: {said}")

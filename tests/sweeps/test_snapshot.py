@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -67,6 +68,16 @@ def test_copies_are_read_elsewhere_and_are_gone_afterwards(store: Store, read_on
         assert source.holds_mlflow
     assert not any(path.exists() for path in copies)
     assert contents(store.root) == before
+
+
+def test_a_store_on_a_full_disk_is_read_from_copies(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite cannot create its files there, and would call that an error of the disk."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=999_999))
+    with readable(store) as source:
+        assert source.original == store
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=1_000_000))
+    with readable(store) as source:
+        assert source == store
 
 
 def test_what_is_in_the_log_only_is_read(store: Store, read_only: None) -> None:

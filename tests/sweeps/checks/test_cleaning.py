@@ -327,3 +327,10 @@ def test_a_study_whose_trials_are_elsewhere(place: Place) -> None:
     said = "a store must hold the trials of its studies to be cleaned, but those of 'mine' are in another database"
     with pytest.raises(StoreError, match=f"^{said}"):
         find_waste(place.store)
+
+
+def test_a_full_disk_is_one_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Mock(free=0))
+    said = rf"^the disk of a store must have 1 MB free to clean it, but that of {place.store.root} is full$"
+    with pytest.raises(StoreError, match=said):
+        find_waste(place.store)

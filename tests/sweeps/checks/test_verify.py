@@ -176,6 +176,14 @@ def test_a_damaged_database(store: Store) -> None:
     assert first.text.startswith("optuna.db: the integrity check must say ok, but said: ")
 
 
+def test_an_error_of_the_disk_is_no_fault_of_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMOPEN
+    monkeypatch.setattr("sweeps.checks.verify.sqlite3.connect", Mock(side_effect=error))
+    with pytest.raises(StoreError, match=r"^the database .*/mlflow\.db must be readable, but: disk I/O error$"):
+        next(findings(store, "s"))
+
+
 def test_what_was_found_is_told_before_a_database_that_cannot_be_read(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
