@@ -672,7 +672,7 @@ def test_the_end_of_a_sweep_says_how_to_serve_its_champion(
     stubs: type[StubCoordinator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stubs.does = lambda _: Summary(Counter(complete=1), {"study/saved_fraction": 0.0}, test_accuracy=0.9)
-    monkeypatch.setattr(run_study, "subprocess", Mock(run=Mock(return_value=Mock(returncode=0))))  # the report
+    monkeypatch.setattr(run_study, "subprocess", Mock(**{"Popen.return_value.wait.return_value": 0}))  # the report
     assert main(("--store", str(tmp_path))) == 0
     assert capsys.readouterr().out.endswith(f'Serve the champion: make serve STORE={tmp_path} ARGS="--model cifar10"\n')
 
