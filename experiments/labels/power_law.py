@@ -68,7 +68,7 @@ class PowerLaw:
         a, b, c = self.drawn
         room = error - a
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            labels = np.where(room > 0, (np.maximum(b, 0) / np.maximum(room, 1e-300)) ** (1 / c), np.inf)
+            labels = np.where(room > 0, (b / np.maximum(room, 1e-300)) ** (1 / c), np.inf)
         return _interval(labels)
 
     @property
@@ -170,7 +170,7 @@ def crossing(one: PowerLaw, other: PowerLaw, low: float, high: float) -> tuple[I
 def _least_squares(
     labels: Numbers, errors: Numbers, deviations: Numbers
 ) -> tuple[tuple[Numbers, Numbers, Numbers], Numbers]:
-    """Fit many laws at once: the best of the exponents, for each of which a >= 0 and b have a closed form.
+    """Fit many laws at once: the best of the exponents, for each of which a >= 0 and b >= 0 have a closed form.
 
     Args:
         labels, deviations: shape (points,).
@@ -186,8 +186,8 @@ def _least_squares(
     sy, sxy = errors @ weights, (errors * weights) @ x.T  # (laws,), (laws, exponents)
     b = (sw * sxy - sx * sy[:, None]) / np.maximum(sw * sxx - sx**2, 1e-300)
     a = (sy[:, None] - b * sx) / sw
-    below = a < 0
-    a, b = np.where(below, 0.0, a), np.where(below, sxy / sxx, b)
+    alone, flat = np.maximum(sxy / sxx, 0.0), np.maximum(sy[:, None] / sw, 0.0)  # b without a, and a without b
+    a, b = np.where(a < 0, 0.0, np.where(b < 0, flat, a)), np.where(a < 0, alone, np.maximum(b, 0.0))
     residuals = errors[:, None] - a[..., None] - b[..., None] * x
     squares = (residuals**2) @ weights
     chosen = squares.argmin(axis=1)

@@ -135,10 +135,13 @@ def test_the_interval_of_the_crossing_covers_the_truth() -> None:
     assert covered >= 34  # 95 %, and room for chance
 
 
-def test_a_nearly_flat_curve_that_clears_the_bar_needs_a_number_of_labels() -> None:
-    flat = [MeanError(n, 0.05 - 0.001 * place, 0.02) for place, n in enumerate(COUNTS)]
-    law = fit(flat, draws())
-    assert law is not None
-    needed = law.labels_for(0.2)
-    assert 0 <= needed.low < COUNTS[0]
-    assert not math.isnan(needed.high)
+def test_a_flat_curve_has_its_floor_and_needs_few_labels_for_a_bar_that_it_clears() -> None:
+    fitted = 0
+    for seed in range(10):
+        law = fit(curve(0.2, 0.0, 1.0, noise=seed), draws())
+        if law is None:
+            continue  # the errors rise
+        fitted += 1
+        assert law.labels_for(0.25).high < COUNTS[0]
+        assert law.constants[0].high < 0.205, "no error stays that is larger than those measured"
+    assert fitted >= 3
