@@ -121,14 +121,16 @@ def curves_of(curve: LabelCurve, images: int) -> list[WayCurve]:
 
 
 def labels_needed(curve: WayCurve, bar: float) -> Interval | None:
-    """The labels at which the law reaches the bar; None: it cannot be said.
+    """The labels at which the law reaches the bar, or the fewest tried where their own accuracy does without a law.
 
-    An end that lies below the smallest number that was tried is 0, one beyond the reach of the law infinity.
+    An end that lies below the fewest that were tried is 0, one beyond the reach of the law infinity. None: it cannot be
+    said.
     """
+    fewest = min(curve.accuracies)
     if curve.law is None:
-        return None
+        return Interval(0.0, fewest) if curve.accuracies[fewest].low >= bar else None
     found = curve.law.labels_for(1 - bar)
-    low = 0.0 if found.low < min(curve.accuracies) else found.low
+    low = 0.0 if found.low < fewest else found.low
     reach = REACH * curve.most
     return None if low > reach else Interval(low, found.high if found.high <= reach else math.inf)
 
@@ -160,7 +162,7 @@ def _needed_sentence(facts: Facts, curve: WayCurve, needed: Interval | None) -> 
     smallest = min(curve.accuracies)
     if needed is None or (needed.low == 0 and needed.high == math.inf):
         text = f"{name}: how many labels {bar} takes cannot be said."
-    elif needed.high < smallest:
+    elif needed.high <= smallest:
         text = f"{name}, {bar} takes fewer than {smallest:,} labels{_price(facts, smallest)}, the fewest tried."
     elif needed.low == 0:
         text = f"{name}, {bar} takes at most {count(needed.high)} labels{_price(facts, needed.high)}."

@@ -90,6 +90,13 @@ def test_labels_for_a_bar(demo: Facts, bar: float, words: str) -> None:
     assert words in texts(facts)[2]
 
 
+def test_a_bar_that_the_fewest_labels_clear_needs_no_law(demo: Facts) -> None:
+    clears = texts(with_curve(demo, build={450: (0.76,), 1_350: (0.77,)}))[1]
+    assert clears.startswith("Built from nothing, the 70 % bar takes fewer than 450 labels ($16.20, ")
+    within_chance = texts(with_curve(demo, build={450: (0.705,), 1_350: (0.77,)}))[1]
+    assert "cannot be said" in within_chance
+
+
 def test_labels_without_a_price_have_none(demo: Facts) -> None:
     facts = with_scenario(with_curve(demo, build=BUILT), usd_per_label=0.0)
     assert not any("$" in text for text in texts(facts))
