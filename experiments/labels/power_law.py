@@ -20,17 +20,26 @@ LEAST_POINTS = 4  # numbers of labels that a law of three constants needs, so th
 REACH = 3.0  # times the largest number of labels measured: what a law says beyond is not repeated
 _DRAWS = 1_000  # draws of the errors within their uncertainty
 _EXPONENTS = np.geomspace(0.02, 3.0, 300)  # exponents that are tried
+# Correlation of the sampling errors of two points, as all are measured on the same images: 0.5 to 0.8 was measured
+# between the points of one curve, but 0.2 between building and adapting.
+_CORRELATION = 0.5
 _RELATIVE_SPREAD = 0.02  # of the error between seeds, where no number of labels has two: 0.15 points at 92.5 %
 _QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanError:
-    """The mean error over the runs with one number of labels, as shares in [0, 1], and its standard error."""
+    """The mean error over the runs with one number of labels, as shares in [0, 1].
+
+    Attributes:
+        deviation: its standard error, without what the points of a curve have in common.
+        common: the standard error that they have in common, as the same images are hard for all.
+    """
 
     labels: int
     error: float
     deviation: float
+    common: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +52,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """A fitted law, and laws of errors that were drawn within their uncertainty: arrays of a, b and c."""
+    """A fitted law, and laws of errors that were drawn within their uncertainty.
+
+    Attributes:
+        best: a, b and c.
+        drawn: arrays of a, b and c (draws,).
+        common: the error in each draw that all points have in common, in units of `MeanError.common` (draws,).
+    """
 
     points: tuple[MeanError, ...]
     best: tuple[float, float, float]
     drawn: tuple[Numbers, Numbers, Numbers]
+    common: Numbers
 
     def error(self, labels: float) -> float:
         """Return the error with so many labels."""
@@ -80,22 +96,22 @@ class PowerLaw:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A law that was fitted without the largest number of labels, and that point.
+    """The point with the most labels, and the 95 % prediction interval of its error by a law fitted to the others."""
 
-    Attributes:
-        held: True if the error at that point lies within the 95 % prediction interval of the law.
-    """
-
-    law: PowerLaw
     point: MeanError
-    held: bool
+    predicted: Interval
+
+    @property
+    def held(self) -> bool:
+        return self.predicted.low <= self.point.error <= self.predicted.high
 
 
 def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[MeanError, ...]:
     """Return the points of a curve.
 
-    The standard error combines the spread between runs and the sampling error of the validation images. The spread is
-    taken to be proportional to the error, and pooled, as a few runs of one number of labels say little about it.
+    The standard errors combine the spread between runs and the sampling error of the validation images, half of whose
+    variance the points have in common. The spread is taken to be proportional to the error, and pooled, as a few runs
+    of one number of labels say little about it.
 
     Args:
         accuracies: accuracies of the runs, by number of labels.
@@ -113,15 +129,16 @@ def points_of(accuracies: Mapping[int, Sequence[float]], images: int) -> tuple[M
         error = 1 - statistics.fmean(values)
         share = min(max(error, 1 / images), 1 - 1 / images)
         sampling = math.sqrt(share * (1 - share) / images)
-        found.append(MeanError(labels, error, math.hypot(spread * share / math.sqrt(len(values)), sampling)))
+        seeds, own = spread * share / math.sqrt(len(values)), math.sqrt(1 - _CORRELATION) * sampling
+        found.append(MeanError(labels, error, math.hypot(seeds, own), math.sqrt(_CORRELATION) * sampling))
     return tuple(found)
 
 
 def fit(points: Sequence[MeanError], generator: np.random.Generator) -> PowerLaw | None:
     """Fit a law by weighted least squares; None with fewer than four points, or where the error does not fall.
 
-    The uncertainty is that of the errors. Where they lie further from the law than that explains, it is widened by as
-    much as they do (Birge's ratio).
+    The uncertainty is that of the errors. Where they lie further from the law than their own deviations explain, these
+    are widened by as much as they do (Birge's ratio); what all have in common moves no point off the law.
 
     Args:
         generator: generator that errors are drawn from. Pass the same one for laws that are compared, so that their
@@ -129,27 +146,29 @@ def fit(points: Sequence[MeanError], generator: np.random.Generator) -> PowerLaw
     """
     if len(points) < LEAST_POINTS:
         return None
-    labels, errors, deviations = (
-        np.array([getattr(point, name) for point in points], dtype=float) for name in ("labels", "error", "deviation")
+    labels, errors, deviations, commons = (
+        np.array([getattr(point, name) for point in points], dtype=float)
+        for name in ("labels", "error", "deviation", "common")
     )
     best, misfit = _least_squares(labels, errors[None], deviations)
     if not best[1][0] > 0:
         return None
     widened = deviations * max(1.0, math.sqrt(misfit[0] / (len(points) - 3)))
-    noise = generator.standard_normal((_DRAWS, len(points)))
-    drawn, _ = _least_squares(labels, errors + widened * noise, deviations)
+    noise, common = generator.standard_normal((_DRAWS, len(points))), generator.standard_normal(_DRAWS)
+    drawn, _ = _least_squares(labels, errors + widened * noise + commons * common[:, None], deviations)
     a, b, c = (float(values[0]) for values in best)
-    return PowerLaw(tuple(points), (a, b, c), drawn)
+    return PowerLaw(tuple(points), (a, b, c), drawn, common)
 
 
 def held_out(points: Sequence[MeanError], generator: np.random.Generator) -> HeldOut | None:
-    """Fit a law without the largest number of labels; None where that leaves too few, or errors that do not fall."""
+    """Predict the error with the most labels from the others; None where these are too few, or errors do not fall."""
     law = fit(points[:-1], generator)
     if law is None:
         return None
     point = points[-1]
-    predicted = _interval(law.errors(point.labels) + point.deviation * generator.standard_normal(_DRAWS))
-    return HeldOut(law, point, predicted.low <= point.error <= predicted.high)
+    own = point.deviation * generator.standard_normal(_DRAWS)
+    # Minus: what all points have in common moved the law and this point alike, so that their distance lacks it.
+    return HeldOut(point, _interval(law.errors(point.labels) - point.common * law.common + own))
 
 
 def crossing(one: PowerLaw, other: PowerLaw, low: float, high: float) -> tuple[Interval, float]:

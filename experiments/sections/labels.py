@@ -148,8 +148,8 @@ def _law_sentences(curve: WayCurve) -> Iterator[CitedText]:
     text += f"{exponent.high:.2f}), and {percent(a, 1)} ({100 * floor.low:.1f} to {percent(floor.high, 1)}) of error "
     yield CitedText(text + "would stay with any number of labels.", curve.sources)
     if (left := curve.held_out) is not None:
-        point, found = left.point, left.law.interval(left.point.labels)
-        predicted = f"{100 * (1 - found.high):.1f} to {percent(1 - found.low, 1)}"
+        point, found = left.point, left.predicted
+        predicted = f"{100 * (1 - min(1.0, found.high)):.1f} to {percent(1 - max(0.0, found.low), 1)}"
         text = f"Fitted without the {point.labels:,} labels it predicts {predicted} for them; measured were "
         text += f"{percent(1 - point.error, 1)}: it {'held' if left.held else 'did not hold'}."
         yield CitedText(text, curve.sources)
