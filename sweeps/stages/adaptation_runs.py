@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tomli_w
+import torch
 
 from cifar_core.data.data_set import DataSet
 from cifar_core.evaluation.metrics import Predictions
 from cifar_core.training import Progress
-from cifar_core.transfer.backbone import Backbone
+from cifar_core.transfer.backbone import Backbone, meta_network
 from cifar_core.transfer.head import Head, HeadRecipe
 from cifar_core.transfer.tuning import TuningRecipe
 from sweeps.executors.protocol import Outcome
@@ -50,7 +51,9 @@ class AdaptationRuns:
         self, key: str, name: str, tags: Mapping[str, str], recipe: HeadRecipe, tuning: TuningRecipe | None = None
     ) -> None:
         """Start or resume a run with that recipe of its head, and of its fine-tuning if it has one."""
-        parameters = sum(each.numel() for each in self.backbone.network.parameters())
+        features = meta_network(self.backbone.name, self.backbone.side)(torch.zeros(1, 3, 32, 32, device="meta"))
+        head = Head(features.shape[1], len(self.data_set.classes), recipe.scaling)
+        parameters = sum(each.numel() for part in (self.backbone.network, head) for each in part.parameters())
         chosen = {**recipe.to_dict(), **(tuning.to_dict() if tuning is not None else {})}
         params = {**chosen, "model": self.backbone.name, "side": self.backbone.side, "parameters": parameters}
         files = {"recipe.toml": tomli_w.dumps(chosen).encode()}

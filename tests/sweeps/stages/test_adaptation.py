@@ -121,7 +121,9 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert [(look["study"], look["key"]) for look in looks] == [(STUDY, key)]
     [version] = champions(connect(store.tracking_uri))
     assert (version.run_id, version.tags["architecture"]) == (runs[key].info.run_id, "efficientnet_lite0")
-    load_network(store.weights(STUDY, key))
+    network = load_network(store.weights(STUDY, key)).network
+    weights = str(sum(each.numel() for each in network.parameters()))
+    assert {run.data.params["parameters"] for name, run in runs.items() if name != "study"} == {weights}
     assert [str(finding) for finding in findings(store, STUDY)] == []
 
     # A process that died between a look and its result: the next one must not take another network to the test set.
