@@ -20,8 +20,10 @@ LOW, HIGH = 1e-2, 10.0  # first and last learning rate
 ITERATIONS = 200
 _SMOOTHING = 0.9  # weight of the past in the smoothed loss
 _BLOWN_UP = 4.0  # multiple of the lowest loss so far at which the test ends
-LEAST_STEPS = 22
+LEAST_STEPS = 100  # so that the skipped ones are few
 _SKIPPED = 10  # first steps, whose losses are too noisy
+# Multiple of the noise of the smoothed loss that its fall must exceed: noise alone does so in at most 2 of 100 tests.
+_CLEAR = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def range_test(
     loss blows up.
 
     Raises:
-        UserError: the loss never fell.
+        UserError: the loss did not fall by more than its noise.
         RecipeError: unknown model.
         OutOfMemory: the training images or a batch did not fit into the memory of the device.
     """
@@ -53,6 +55,7 @@ def range_test(
         images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)
     state.model.train()
     rates: list[float] = []
+    raw: list[float] = []
     losses: list[float] = []
     average = 0.0
     for step in range(steps):
@@ -63,8 +66,9 @@ def range_test(
         if not math.isfinite(smooth) or (losses and smooth > _BLOWN_UP * min(losses)):
             break
         rates.append(rate)
+        raw.append(loss.item())
         losses.append(smooth)
-    return RangeTest(tuple(rates), tuple(losses), _steepest(rates, losses))
+    return RangeTest(tuple(rates), tuple(losses), _steepest(rates, raw, losses))
 
 
 def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, RangeTest | None]:
@@ -82,12 +86,19 @@ def settle(recipe: Recipe, data: Splits, hardware: Hardware) -> tuple[Recipe, Ra
     return replace(recipe, learning_rate=found.suggestion), found
 
 
-def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
+def _steepest(rates: Sequence[float], raw: Sequence[float], losses: Sequence[float]) -> float:
     """The rate of the steepest fall before the lowest loss; later falls only recover from a blow-up."""
     smoothed = torch.tensor(losses, dtype=torch.float64)
     lowest = int(smoothed.argmin()) if losses else 0
-    if lowest <= _SKIPPED:
-        reach = f"{rates[0]:g} to {rates[-1]:g}" if rates else "the first rate on"
-        raise UserError(f"a range test must see the loss fall, but it rose from {reach}")
+    if lowest <= _SKIPPED or smoothed[_SKIPPED] - smoothed[lowest] < _CLEAR * _noise(raw[:lowest]):
+        reach = f"from {rates[0]:g} to {rates[-1]:g}" if rates else "from the first rate on"
+        text = f"a range test must see the loss fall by more than its noise after {_SKIPPED} steps"
+        raise UserError(f"{text}, but {reach} it did not")
     slopes = torch.gradient(smoothed)[0]  # the rates are even on the logarithmic axis
     return float(rates[_SKIPPED + int(slopes[_SKIPPED:lowest].argmin())])
+
+
+def _noise(raw: Sequence[float]) -> float:
+    """The deviation of the smoothed loss by noise alone; that of the raw one shows between neighbours."""
+    deviation = float(torch.tensor(raw, dtype=torch.float64).diff().std()) / math.sqrt(2)
+    return deviation * math.sqrt((1 - _SMOOTHING) / (1 + _SMOOTHING))

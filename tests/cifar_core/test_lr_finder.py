@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -50,12 +51,32 @@ def test_it_ends_when_the_loss_blows_up(data: Splits) -> None:
     assert max(found.losses) <= 4 * min(found.losses)
 
 
+def scripted(losses: Sequence[float], data: Splits, monkeypatch: pytest.MonkeyPatch) -> RangeTest:
+    """The range test of a training with these losses."""
+    left = iter(losses)
+    monkeypatch.setattr(lr_finder, "train_step", lambda *_: (torch.tensor(next(left)), torch.tensor(0.5)))
+    return range_test(RECIPE, data, FP32, steps=len(losses))
+
+
+def test_noise_about_a_loss_that_never_falls_suggests_nothing(data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        noise = 0.05 * torch.randn(200, generator=generator)
+        with pytest.raises(UserError, match=r"^a range test must see the loss fall by more than its noise"):
+            scripted((2.3 + noise).tolist(), data, monkeypatch)
+        falling = 2.3 - 0.2 * torch.linspace(0, 1, 200) + noise
+        assert scripted(falling.tolist(), data, monkeypatch).suggestion > 0.01
+
+
+def test_a_loss_that_falls_in_the_first_steps_alone(data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"by more than its noise after 10 steps, but from 0\.01 to 10 it did not$"):
+        scripted([3.0, 2.0, *(1.0 + 0.03 * step for step in range(98))], data, monkeypatch)
+
+
 def test_noisy_first_steps_suggest_nothing_and_the_lowest_loss_tells_a_blow_up(
     data: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([8.0] + [4.0] * 29 + [0.1] * 10 + [20.0] * 20)
-    monkeypatch.setattr(lr_finder, "train_step", lambda *_: (torch.tensor(next(losses)), torch.tensor(0.5)))
-    found = range_test(RECIPE, data, FP32, steps=60)
+    found = scripted([8.0] + [4.0] * 29 + [0.1] * 10 + [20.0] * 20, data, monkeypatch)
     assert found.suggestion == found.rates[30]
     assert len(found.losses) == 42, "1.5 at the lowest, and 6.5 after three steps with 20"
 
@@ -97,7 +118,7 @@ def test_rate_is_found_for_a_recipe_that_asks_for_it(data: Splits) -> None:
     assert 0.01 <= found.suggestion <= 10.0
 
 
-def test_loss_that_never_falls(data: Splits) -> None:
+def test_a_loss_that_blows_up_at_once(data: Splits) -> None:
     recipe = replace(RECIPE, optimizer="sgd")
-    with pytest.raises(UserError, match=r"^a range test must see the loss fall, but "):
+    with pytest.raises(UserError, match=r"but from 1000 to 1000 it did not$"):
         range_test(recipe, data, FP32, low=1e3, high=1e6, steps=40)
