@@ -317,7 +317,7 @@ def _table(facts: Facts) -> Table:
         Row.of(
             a.name,
             Cell(a.figure, note="" if a.same_test else "on other test images"),
-            "CIFAR-10 alone" if a.same_data else "more images",
+            "CIFAR-10\N{NO-BREAK SPACE}alone" if a.same_data else "more\N{NO-BREAK SPACE}images",
             Cell(a.source, sources=(f"source/{a.key}",)),
         )
         for a in sorted(facts.published.accuracies, key=lambda a: a.best, reverse=True)

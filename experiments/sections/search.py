@@ -214,9 +214,10 @@ def _architectures_sentence(facts: Facts, found: Sequence[Architecture]) -> Cite
     if len(found) == 1:
         text = f"Only one architecture has a complete trial ({best.name}), {tried}, so what choosing another is worth "
         return CitedText(f"{text}cannot be said.", run_sources(best.run_id))
+    apart = points(round(best.best, 3) - round(worst.best, 3), 1)  # as far as the two beside it
     text = (
         f"Of the {count_word(len(found))} architectures with a complete trial, the best trials lie "
-        f"{points(best.best - worst.best)} of validation accuracy apart, from {worst.name} ({percent(worst.best, 1)}) "
+        f"{apart} of validation accuracy apart, from {worst.name} ({percent(worst.best, 1)}) "
         f"to {best.name} ({percent(best.best, 1)}, {tried}). Each had its own number of trials: part of that is luck."
     )
     return CitedText(text, run_sources(best.run_id, worst.run_id))

@@ -122,7 +122,7 @@ def test_pruning_is_compared_with_the_aim(demo: Facts, saved: float | None, word
     [
         ([math.nan] * 3, "No architecture has a complete trial"),
         ([0.9, 0.7, math.nan], "Only one architecture has a complete trial (a)"),
-        ([0.9, 0.7, 0.8], "Of the two architectures with a complete trial, the best trials lie 10.00 points"),
+        ([0.9, 0.7, 0.8], "Of the two architectures with a complete trial, the best trials lie 10.0 points"),
     ],
 )
 def test_the_worth_of_an_architecture_needs_two(demo: Facts, accuracies: list[float], words: str) -> None:
