@@ -22,7 +22,8 @@ _SMOOTHING = 0.9  # weight of the past in the smoothed loss
 _BLOWN_UP = 4.0  # multiple of the lowest loss so far at which the test ends
 LEAST_STEPS = 100  # so that the skipped ones are few
 _SKIPPED = 10  # first steps, whose losses are too noisy
-# Multiple of the noise of the smoothed loss that its fall must exceed: noise alone does so in at most 2 of 100 tests.
+# Multiple of the noise of the smoothed loss that its fall must exceed. Independent normal noise does so in at most 2 of
+# 100 tests without any fall, one with heavy tails or between steps alike more often.
 _CLEAR = 6.0
 
 

@@ -39,7 +39,7 @@ from experiments.sections import (
 from experiments.systems import section as systems
 from sweeps.snapshot import readable
 from sweeps.store import Store
-from sweeps.words import shortened
+from sweeps.words import counted, shortened
 
 ARTIFACTS = "report"  # the folder of the study's own run that the files are logged to
 SCHEMA = 1
@@ -146,7 +146,9 @@ def _warnings(study: Study) -> Iterator[str]:
     if study.subject.empty:
         yield "No trial has finished, so no network was measured."
         if failed := (study.search["state"] == "failed").sum():
-            yield f"{failed} failed{search.failure(study)}: `error.txt` of their runs in MLflow may say more."
+            runs = "its run" if failed == 1 else "their runs"
+            why = search.failure(study)
+            yield f"{counted(failed, 'trial')} failed{why}: `error.txt` of {runs} in MLflow may say more."
     if study.artifacts.missing:
         lost = shortened(study.artifacts.missing)
         yield f"The store has lost {lost}: what follows from them is said to be unknown, but was measured."

@@ -27,7 +27,7 @@ def draw_splits(labels: Sequence[int], contents: Sequence[str], drawn: dict[str,
     ones leave it. Every split has a picture of each class that has at least three contents.
 
     Copies count as one picture. One that is so often in a class that it would be more than half of a split's share
-    is for training, where at least three contents of the class are left to draw from.
+    is for training, where the class has enough others to draw from.
 
     Args:
         contents: SHA-256 of each picture; equal ones get the same split, also with different labels.

@@ -87,8 +87,7 @@ def _costs(every: Sequence[Facts]) -> list[Row]:
 
 def _column(facts: Facts) -> dict[str, Cell]:
     verdict, months = verdict_of(facts), facts.scenario.months
-    named = verdict.near if verdict.answer == "Either" else (verdict.contender or verdict.best,)
-    return {way.title: _cell(way, months, answer=way in named) for way in verdict.ways}
+    return {way.title: _cell(way, months, answer=way in verdict.named) for way in verdict.ways}
 
 
 def _cell(way: Way, months: float, *, answer: bool) -> Cell:

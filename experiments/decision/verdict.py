@@ -156,6 +156,11 @@ class Verdict:
     rules: tuple[Rule, ...]
 
     @property
+    def named(self) -> tuple[Way, ...]:
+        """The ways that the answer names; none where nothing clears the bars."""
+        return self.near if self.answer == "Either" else tuple(way for way in (self.contender or self.best,) if way)
+
+    @property
     def decided_by(self) -> int:
         """The index of the rule that decides."""
         return next(index for index, rule in enumerate(self.rules) if rule.holds)

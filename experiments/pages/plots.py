@@ -159,28 +159,18 @@ def name_axis(names: Sequence[str]) -> dict[str, Any]:
 
     Names may be numbers, which plotly would space by their values but for the type.
     """
-    cut = _cut(names)
-    texts = [in_figure(cut[name]) for name in names]
-    return {"type": "category", "showgrid": False, "tickvals": [*map(in_figure, names)], "ticktext": texts}
+    ticks = {"tickvals": [*map(in_figure, names)], "ticktext": [*map(in_figure, _cut(names))]}
+    return {"type": "category", "showgrid": False, **ticks}
 
 
-def _cut(names: Sequence[str]) -> dict[str, str]:
-    """Names of 24 letters at most; where the beginnings of two are the same, with the place where they differ."""
-    ordered, cut = sorted(names), {}
-    for before, name, after in zip(["", *ordered], ordered, [*ordered[1:], ""], strict=False):
-        same = max(_same_letters(name, before), _same_letters(name, after))
-        if len(name) <= _LONGEST_NAME or same < _LONGEST_NAME - 1:
-            cut[name] = shortened(name)
-        else:
-            end = name[same - 3 :]
-            cut[name] = f"{name[:9]}…{end if len(end) < 15 else f'{end[:13]}…'}"
-    return cut
-
-
-def _same_letters(one: str, other: str) -> int:
-    """Number of letters in which the beginnings of two names agree."""
-    pairs = zip(one, other, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _cut(names: Sequence[str]) -> list[str]:
+    """Names of 24 letters at most: their beginnings, where these are the same their ends too, or else numbers."""
+    starts = [shortened(name) for name in names]
+    cut = [
+        f"{name[:9]}…{name[-14:]}" if starts.count(start) > 1 else start
+        for name, start in zip(names, starts, strict=True)
+    ]
+    return [f"{text[:18]}… {place}" if cut.count(text) > 1 else text for place, text in enumerate(cut, start=1)]
 
 
 def segment(x0: float, x1: float, y0: float, y1: float, *, colour: str = GRID, width: float = 2) -> dict[str, Any]:

@@ -158,9 +158,9 @@ def _most_lost(facts: Facts) -> str:
         for row in class_results(facts.study).rows
         if row.validation is not None and row.test is not None and row.interval
     ]
-    if not lost:
+    part, name, validation, test = max(lost, default=(0.0, "", 0.0, 0.0))
+    if part <= 0:  # as the classes have other shares of the test images
         return ""
-    _, name, validation, test = max(lost)
     shares = f"{percent(validation, 1)} of its validation and {percent(test, 1)} of its test images"
     return f"; the class {name} has the largest part in it, with {shares} right"
 

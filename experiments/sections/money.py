@@ -301,11 +301,11 @@ def _serving(facts: Facts) -> CitedText:
     single, large = cost.per_1000_single_usd, cost.per_1000_usd
     if single is None or large is None:
         return CitedText(f"{text}. Labelling has no price yet; {cost.missing}.", run_sources(*speed.runs))
-    most, (images, many) = "at most " if speed.bounded else "", _unit(large)
+    most = "at most " if speed.bounded else ""
     side = f", with {cost.copies} copies on one machine, each assumed as fast," if cost.copies > 1 else ""
     text += (
-        f". Compute paid by the second{side} costs {most}{money(single * images / 1000)} for {many} images one by one "
-        f"and {most}{money(large * images / 1000)} in batches. "
+        f". Compute paid by the second{side} costs {most}{money(single)} for 1,000 images one by one and "
+        f"{most}{money(large)} in batches. "
     )
     waits = facts.scenario.latency_bar_ms is None
     calls = {vendor.name: priced for vendor in facts.scenario.vendors if (priced := _by_image(vendor, waits=waits))}

@@ -127,7 +127,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         text = f"Of what is known to clear every bar, {_doing(best)} costs least {over}: {cost(best)}"
         nearest, unsure = (
             min(some, key=lambda way: (way.option.total(months), way.title), default=None)
-            for some in (others, [way for way in verdict.ways if way.unknown])
+            for some in (others, [way for way in verdict.ways if way.unknown and not way.option.unpriced])
         )
         if nearest is not None:
             gap = total_difference(nearest.option.total(months), best.option.total(months))
@@ -135,7 +135,7 @@ def _because(facts: Facts, verdict: Verdict) -> CitedText:
         else:
             text = f"Only {_doing(best)} is known to clear every bar, for {cost(best)} {over}"
             if unsure is not None:
-                text += f"; next, {unsure.title} would cost {cost(unsure)} ({unsure.doubts})"
+                text += f"; {unsure.title} would cost {cost(unsure)} ({unsure.doubts})"
                 sources += _sources(unsure)
         text += "."
     return CitedText(text, tuple(dict.fromkeys(sources)))
@@ -256,7 +256,7 @@ def _notes(facts: Facts, verdict: Verdict) -> Iterator[CitedText]:
 def _figure(facts: Facts, ways: Sequence[Way]) -> Figure:
     text = "Further right costs more, further up is more accurate; the line across is the "
     text += f"{short_percent(facts.bar.target)} bar. Filled marks were measured here, open ones published; a line "
-    text += "without a mark is an unknown accuracy. Faint ways miss a bar; the answer's is thick."
+    text += "without a mark is an unknown accuracy. Faint ways miss a bar; what the answer names is thick."
     caption = CitedText(text, ("source/bar", "source/scenario"))
     return Figure("ways", "Cost against accuracy", caption, cost_against_accuracy(facts, ways))
 
@@ -275,8 +275,7 @@ def cost_against_accuracy(facts: Facts, ways: Sequence[Way]) -> go.Figure:
     bar = f"{short_percent(facts.bar.target)}<br>bar"
     annotations = [label(bar, 1, target, colour=RUST, xref="paper", xanchor="left", align="left", xshift=3)]
     colours = way_colours([way.title for way in ways])
-    verdict = judge(ways, months)
-    chosen = [way.title for way in (verdict.contender or verdict.best,) if way]
+    chosen = [way.title for way in judge(ways, months).named]
     for way in sorted(drawn, key=lambda way: way.title in chosen):  # the last one is on top
         usd = round(way.option.total(months), 2)
         accuracy, colour = way.accuracy, colours[way.title]

@@ -90,7 +90,7 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
     html, *_ = write_report(None, fresh_store.place).paths
     assert html.parent == fresh_store.folder / "reports" / "a=2Fb=20=3Ci=3E"
     text = html.read_text()
-    assert "No trial has finished, so no network was measured. 1 failed (loss is not finite): <code>error.txt" in text
+    assert "No trial has finished, so no network was measured. 1 trial failed (loss is not finite): <code>err" in text
     assert "There are no curves to show yet." in text
     assert "a/b &lt;i&gt;" in text
     assert "a/b <i>" not in text

@@ -88,18 +88,21 @@ function decide(model, values) {
   const best = sure[0] ?? null;
   let contender = values.known_only ? null : (cheapest(ways.filter((way) => way.unknown.length))[0] ?? null);
   if (contender && best && !(best.total - contender.total > model.close * best.total)) contender = null;
-  const near = new Set(sure.filter((way) => way.total - best.total <= model.close * way.total).map((way) => way.kind));
+  const close = sure.filter((way) => way.total - best.total <= model.close * way.total);
+  const near = close.filter((way, place) => close.findIndex((other) => other.kind === way.kind) === place);
   const holds = [
     !best && !contender,
     contender?.kind === "adapt" && !contender.measured,
     contender !== null,
-    near.size > 1,
+    near.length > 1,
     best?.kind === "build",
     best?.kind === "adapt",
     best?.kind === "buy",
   ];
   const rule = holds.indexOf(true);
-  return { ways, best, contender, rule, headline: headline(model.rules[rule].answer, best, contender) };
+  const { answer } = model.rules[rule];
+  const named = answer === "Either" ? near : [contender ?? best].filter((way) => way);
+  return { ways, best, contender, named, rule, headline: headline(answer, best, contender) };
 }
 
 /** The accuracy was measured, but its interval lies on both sides of the bar. */

@@ -75,7 +75,7 @@ def test_buy(demo: Facts) -> None:
 def test_either(demo: Facts) -> None:
     even = under(demo, vendor(11_800 / 9000, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
     assert verdict_of(even).answer == "Either"
-    assert {way.title for way in verdict_of(even).near} == {"building", "calls"}
+    assert {way.title for way in verdict_of(even).named} == {"building", "calls"}
 
 
 def test_adapt_is_an_answer_of_its_own_and_never_said_to_be_measured(demo: Facts) -> None:

@@ -120,7 +120,7 @@ def moved(facts: Facts, values: dict[str, float]) -> Facts:
 
 
 def test_it_decides_as_the_report_does_wherever_the_sliders_are(page: Page, demo: Facts) -> None:
-    chance, cases, wanted = random.Random(0), list[Any](), list[tuple[str, int, dict[str, Any]]]()
+    chance, cases, wanted = random.Random(0), list[Any](), list[tuple[str, int, list[str], dict[str, Any]]]()
     for number in range(DRAWN):
         close = number % 10 == 0
         facts = even(chance, demo) if close else draw(chance, demo)
@@ -137,17 +137,17 @@ def test_it_decides_as_the_report_does_wherever_the_sliders_are(page: Page, demo
             way.title: [[c.bar for c in way.misses], [c.bar for c in way.unknown], way.option.total(months)]
             for way in ways_of(after)
         }
-        wanted.append((verdict.headline, verdict.decided_by, ways))
+        wanted.append((verdict.headline, verdict.decided_by, sorted(way.title for way in verdict.named), ways))
     script = """(cases) => cases.map(([model, values]) => {
       const found = decide(model, values);
       const ways = found.ways.map((way) => [way.title, [way.misses, way.unknown, way.total]]);
-      return [found.headline, found.rule, Object.fromEntries(ways)];
+      return [found.headline, found.rule, found.named.map((way) => way.title).sort(), Object.fromEntries(ways)];
     })"""
     for case, ours, theirs in zip(cases, page.evaluate(script, cases), wanted, strict=True):
-        theirs_close = {title: [*standings, pytest.approx(usd)] for title, (*standings, usd) in theirs[2].items()}
-        assert ours == [*theirs[:2], theirs_close], json.dumps(case)
-    assert {rule for _, rule, _ in wanted} == set(range(7))
-    assert len({headline for headline, _, _ in wanted}) >= 12
+        theirs_close = {title: [*standings, pytest.approx(usd)] for title, (*standings, usd) in theirs[3].items()}
+        assert ours == [*theirs[:3], theirs_close], json.dumps(case)
+    assert {rule for _, rule, *_ in wanted} == set(range(7))
+    assert len({headline for headline, *_ in wanted}) >= 12
 
 
 def test_a_slider_moves_the_verdict_at_once_and_the_button_moves_it_back(page: Page) -> None:

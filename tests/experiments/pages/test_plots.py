@@ -23,9 +23,11 @@ def test_long_names_are_cut_and_still_differ() -> None:
         "10",
         "x" * 24,
         f"{'y' * 23}…",
-        "Turdus me…r 1 of the no…",
-        "Turdus me…er 2 of the n…",
-        "Turdus me…r 10",
-        "Turdus me…ber",
+        "Turdus me…1 of the north",
+        "Turdus me…2 of the north",
+        "Turdus me…ird) number 10",
+        "Turdus me…ckbird) number",
     ]
+    same = [f"{'a' * 30}{middle}{'b' * 30}" for middle in "xyz"]
+    assert name_axis(same)["ticktext"] == [f"aaaaaaaaa…bbbbbbbb… {place}" for place in (1, 2, 3)]
     assert name_axis([])["ticktext"] == []

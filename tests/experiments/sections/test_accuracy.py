@@ -214,6 +214,9 @@ def test_a_final_below_its_validation_accuracy_beyond_chance_is_said(demo: Facts
         r"of its test images right\.$",
         sentence.text,
     )
+    better = demo.study.final.assign(**{f"metrics.test_class/{name}": 0.99 for name in demo.study.data_set.classes})
+    (sentence,) = validation_against_test(with_test(with_study(demo, final=better), 0.80))  # of other shares of classes
+    assert sentence.text.endswith(", more than chance explains.")
     (sentence,) = validation_against_test(with_artifacts(with_test(demo, 0.80), confusions={}))
     assert sentence.text.endswith("more than chance explains.")
     for above in (0.926, 0.99):

@@ -47,7 +47,7 @@ def tables(facts: Facts) -> list[list[list[str]]]:
         "People cost $9,600 (84 h to build and 12 h a year, at $80.00), which the scenario assumes and nobody",
         "Energy was not measured",
         "one image is labelled in 4 ms (95 % of them within 6 ms); batches of 256 at 1,600 images a second",
-        "Compute paid by the second, with 2 copies on one machine, each assumed as fast, costs $0.045 for a million",
+        "Compute paid by the second, with 2 copies on one machine, each assumed as fast, costs $0.000045 for 1,000",
         "Vendors priced by the image, for the first 1,000 that are paid: GPT-6 Luna $0.016; Claude Haiku 5.5 $0.017; ",
         "so 1 machine is kept on for 250,000 images a month, busy at most 60 % of the time: $59.57 a month",
         "Over 3 years building costs $11,745: people $9,600, the study $0.029, retraining $0.065, serving $2,144.",
@@ -62,7 +62,7 @@ def test_a_speed_that_was_not_timed_is_bounded(demo: Facts) -> None:
     stated = text(gathered(with_artifacts(demo, serving={}).study, demo.published, demo.scenario))
     assert "the speed of labelling was not measured" in stated
     assert "so an answer takes at most 656 ms" in stated
-    assert "at most $7.44 for a million images one by one and at most $0.015 in batches" in stated
+    assert "at most $0.0074 for 1,000 images one by one and at most $0.000015 in batches" in stated
 
 
 def test_the_speed_over_http_stands_beside_that_in_the_process(demo: Facts) -> None:

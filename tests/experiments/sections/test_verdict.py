@@ -83,7 +83,9 @@ def test_costs_decide_between_what_clears_every_bar(demo: Facts, usd: float, wor
 def test_the_only_way_that_clears_every_bar_is_beside_the_next_that_may(demo: Facts) -> None:
     alone = with_scenario(demo, downloads=(), vendors=(vendor(2.0),))
     words = "Only building is known to clear every bar, for $11,745 over 3 years"
-    assert lead(alone).because.text == f"{words}; next, calls would cost $18,000 (accuracy and latency unknown)."
+    assert lead(alone).because.text == f"{words}; calls would cost $18,000 (accuracy and latency unknown)."
+    about = with_scenario(alone, vendors=(vendor(1.3),))  # less than a tenth cheaper, so it is no contender
+    assert lead(about).because.text == f"{words}; calls would cost $11,700 (accuracy and latency unknown)."
     assert lead(under(alone, vendor(2.0, accuracy=ACCURACIES["pixtral-large"]))).because.text == f"{words}."
 
 
@@ -326,6 +328,9 @@ def test_the_way_of_the_answer_is_on_top_and_lines_that_fall_together_have_one_l
     thickness = {mark.name: mark.error_y.thickness for mark in drawn.data}
     assert list(thickness)[-1] == verdict_of(facts).contender.title  # type: ignore[union-attr]
     assert sorted(thickness.values()) == [1, 1, 2, 2, 3]
+    even = under(demo, vendor(11_800 / 9000, accuracy=ACCURACIES["gpt-4o"], p95_ms=900))
+    either = verdict.cost_against_accuracy(even, ways_of(even)).data
+    assert [mark.name for mark in either if mark.error_y.thickness == 3] == ["building", "calls"]
     along = [re.sub("<span.*?>|</span>", "", a.text) for a in drawn.layout.annotations if a.textangle]
     assert along == [
         "&lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt;…<br>GPT-6 Luna",
