@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.command_line import FAILED
+from sweeps.command_line import FAILED, stop_signals
 from sweeps.coordinator import Summary
 from sweeps.lock import StudyRunningError
 
@@ -45,6 +46,8 @@ class Notice:
     def send(self, state: str) -> None:
         """Run the command and wait for it; if it fails, one line on standard error says so.
 
+        From here on a signal ends this process at once.
+
         Args:
             state: finished, interrupted or failed.
         """
@@ -60,6 +63,8 @@ class Notice:
         told = {"STATE": state, "STUDY": self.study, "STORE": str(self.store.resolve())}
         told |= {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
         sys.stdout.flush()
+        for stop in stop_signals():  # a `Stopper` of the sweep would take them, and nothing is left to stop
+            signal.signal(stop, signal.SIG_DFL)
         done = subprocess.run(
             self.command, shell=True, env=os.environ | {f"SWEEP_{name}": text for name, text in told.items()}
         )

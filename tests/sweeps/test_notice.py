@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,8 @@ from sweeps.coordinator import Summary
 from sweeps.lock import LockError, StudyRunningError
 from sweeps.notice import Notice
 from sweeps.stages.confirmation import Confirmed
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_process")
 
 
 def told(path: Path) -> dict[str, str]:
@@ -71,3 +76,12 @@ def test_it_hears_of_another_lock_and_of_what_fails_after_the_sweep(tmp_path: Pa
 def test_a_command_that_fails_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     notice(tmp_path, "exit 3").send("interrupted")
     assert capfd.readouterr().err == "the command of --notify ended with exit code 3: exit 3\n"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_waits_for_the_command(tmp_path: Path, stop: signal.Signals) -> None:
+    code = (
+        "from pathlib import Path; from sweeps.command_line import Stopper; from sweeps.notice import Notice;"
+        f"Stopper().listen(); Notice('kill -{stop:d} $PPID; sleep 1', 's', Path()).send('finished')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60).returncode == -stop
