@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import socket
 import subprocess
-import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
@@ -27,16 +26,13 @@ from experiments.serving.guard import Guard
 from experiments.serving.http_speed import measure
 from experiments.serving.local import HOST, listen, port, run
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
+from sweeps.executors.worker_process import tied
 from sweeps.snapshot import readable
 from sweeps.store import Store, StoreError
 from sweeps.tracking.mlflow_client import answering
 from sweeps.words import percent
 
 _READY = "Serving"
-_SERVER = (  # ends with the process that measures it, however that ends
-    "import sys; from sweeps.executors.worker_process import exit_with; exit_with(int(sys.argv[1]));"
-    "from experiments import serve; serve.start(lambda: serve.main(sys.argv[2:]))"
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,8 +95,7 @@ def _serve(store: Store, version: ModelVersion, listening: socket.socket) -> Non
 def _measure(store: Store, version: ModelVersion) -> HttpSpeed:
     """Time a server of the champion in a process of its own."""
     model = f"{version.name}/{version.version}"
-    command = [sys.executable, "-P", "-c", _SERVER, str(os.getpid())]
-    command += [*store.as_option(), "--port", "0", "--model", model]
+    command = tied(Path(__file__), *store.as_option(), "--port", "0", "--model", model)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

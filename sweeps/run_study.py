@@ -44,6 +44,7 @@ from sweeps.command_line import (
 from sweeps.console import SweepConsole
 from sweeps.coordinator import Coordinator, StoreLostError, Summary
 from sweeps.executors.engine import Engine
+from sweeps.executors.worker_process import tied
 from sweeps.lock import acquire
 from sweeps.notice import Notice
 from sweeps.options import (
@@ -444,8 +445,8 @@ def _report(plan: Plan, store: Store, tracker: MlflowTracker, *, tested: bool) -
     """Write the report, and print how to continue; return the exit code."""
     arguments = ["--study", plan.study, "--store", str(store.root), "--tracking-uri", store.tracking_uri]
     sys.stdout.flush()  # what the other process prints comes after this
-    with stop_signals_blocked():  # it takes seconds, and ends whole
-        process = subprocess.Popen([sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments])
+    with stop_signals_blocked():  # it takes seconds, and ends whole unless this process is gone
+        process = subprocess.Popen(tied(ROOT / "experiments" / "compare.py", *arguments))
     code = process.wait()
     _print_next(plan, plan.study, store, tracker, tested=tested)
     return FAILED if code else 0

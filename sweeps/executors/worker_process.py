@@ -11,8 +11,13 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 _CHECK_SECONDS = 0.5
+_TIED = (
+    "import runpy, sys; from sweeps.executors.worker_process import exit_with; exit_with(int(sys.argv.pop(1)));"
+    "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+)
 
 
 def main() -> None:
@@ -33,6 +38,11 @@ def exit_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def tied(script: Path, *arguments: str) -> list[str]:
+    """Return the command line of a script that ends with this process, however that ends."""
+    return [sys.executable, "-P", "-c", _TIED, str(os.getpid()), str(script), *arguments]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -165,11 +164,6 @@ def test_the_threads_are_at_most_the_usable_cores(store: Store, monkeypatch: pyt
     assert main(["--port", "0", "--store", str(store.root)]) == 0
     mlflow.set_tracking_uri(before)
     assert threads == [1]
-
-
-def test_a_server_that_is_measured_ends_with_who_measures_it() -> None:
-    command = [sys.executable, "-P", "-c", serve._SERVER, str(os.getppid()), "--help"]  # not this process
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=60).returncode == 1
 
 
 def test_a_port_in_use_is_one_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,8 @@ import functools
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -625,6 +627,23 @@ def test_a_report_that_was_begun_ends_whole(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(run_study, "ROOT", tmp_path)
     monkeypatch.setattr(run_study, "_print_next", Mock())
     assert run_study._report(Mock(study="s"), Store.locate(tmp_path), Mock(), tested=True) == 0
+
+
+def test_a_second_ctrl_c_ends_a_report_too(tmp_path: Path) -> None:
+    script = tmp_path / "experiments" / "compare.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import os, signal, time\n"
+        "for _ in range(2): time.sleep(0.2); os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(60)"
+    )
+    code = (
+        "from pathlib import Path; from unittest.mock import Mock; from sweeps import run_study\n"
+        f"run_study.ROOT = Path({str(tmp_path)!r}); run_study.Stopper().listen()\n"
+        "run_study._report(Mock(study='s'), run_study.Store.locate(run_study.ROOT), Mock(), tested=True)"
+    )
+    # The pipe ends once the process that writes the report has ended too.
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30).returncode == 130
 
 
 @pytest.mark.parametrize("arguments", [(), ("--adapt-only",)])
