@@ -36,7 +36,7 @@ from experiments.reading.scenario import DEFAULT_SCENARIO
 from experiments.report import write_report
 from experiments.systems.page import write_systems
 from sweeps.command_line import OneLineParser, add_store, main_of, start, store_of
-from sweeps.console import answer_console
+from sweeps.console import answer_console, print_table
 
 # What writes no report of a study, and what it cannot go with, by their names among the options.
 _ALONE: Mapping[str, Sequence[str]] = {
@@ -154,7 +154,7 @@ def show_old(published: Published, today: datetime.date) -> None:
     for figure, age in old:
         when = "undated" if age == "undated" else f"{figure.when}, {age}"
         table.add_row(figure.name, figure.figure, f"{when}: {figure.source}")
-    answer_console().print(table)
+    print_table(answer_console(), table)
     print(f"{len(old)} of {len(figures)} figures of published.toml are older than a year or undated")
 
 

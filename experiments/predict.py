@@ -35,7 +35,7 @@ from sweeps.command_line import (
     start,
     store_of,
 )
-from sweeps.console import answer_console
+from sweeps.console import answer_console, print_table
 from sweeps.snapshot import readable
 from sweeps.words import counted, percent
 
@@ -139,7 +139,7 @@ def _print(paths: Sequence[Path], predictions: Predictions, top: int, views: int
         likely = [(names[index], percent(share)) for index, share in zip(indices, shares, strict=True)]
         following = [Text(", ".join(" ".join(each) for each in likely[1:]))] if top > 1 else []
         table.add_row(Text(printable(path)), *likely[0], *following)
-    console.print(table)
+    print_table(console, table)
     if views > 1:
         console.print(f"Each answer is the mean of those to {views} views of the picture (test-time augmentation).")
     console.print(f"It knows only these classes: {', '.join(names)}. A picture of anything else gets one of them too.")

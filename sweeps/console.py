@@ -37,6 +37,14 @@ def answer_console() -> Console:
     return Console(force_terminal=here, width=columns, markup=False, emoji=False, highlight=False)
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Print a table without the spaces that rich puts at the ends of its lines."""
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        print(line.rstrip())
+
+
 class SweepConsole:
     """Shows a sweep; as a context manager it restores the terminal whatever happens.
 

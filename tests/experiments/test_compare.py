@@ -146,6 +146,7 @@ def test_old_prices_are_listed_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     assert compare.main(["--prices"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in lines] == lines
     listed = [" ".join(line.split()) for line in lines]
     assert "Azure Custom Vision $2.00 per 1,000 images 2023, older than a year: Nyckel's comparison" in listed
     assert "Google Vertex AutoML, online node $1.38 an hour undated: Google's pricing page" not in listed
