@@ -118,7 +118,7 @@ class SweepConsole:
             for name, value in rows.items():
                 self.say(f"  {name:<{width}}  {value}")
 
-    def progress(self, what: str, done: int, total: int | None, unit: str = "bytes") -> None:
+    def progress(self, what: str, done: float, total: float | None, unit: str = "bytes") -> None:
         """Show the progress of a download or a long pass: `done` of `total`, None for an unknown total."""
         before, now = self._progress, _Progress(what=what, done=done, total=total, unit=unit)
         if before is not None and before.what != what:
@@ -166,15 +166,16 @@ class SweepConsole:
 @dataclass(frozen=True, kw_only=True)
 class _Progress:
     what: str
-    done: int
-    total: int | None
+    done: float
+    total: float | None
     unit: str
 
     def size(self) -> str:
-        divisor, spec, unit = (1e6, ".1f", "MB") if self.unit == "bytes" else (1, ",.0f", self.unit)
+        unit = "MB" if self.unit == "bytes" else self.unit
+        done, total = (f"{n / 1e6:.1f}" if self.unit == "bytes" else f"{n:,}" for n in (self.done, self.total or 0))
         if self.total:
-            return f"{self.done / divisor:{spec}} of {self.total / divisor:{spec}} {unit}"
-        return f"{self.done / divisor:{spec}} {unit}" if self.done else ""
+            return f"{done} of {total} {unit}"
+        return f"{done} {unit}" if self.done else ""
 
     def line(self) -> str:
         share = f"{percent(self.done / self.total, 0)}, " if self.total else ""
@@ -210,7 +211,7 @@ def _live_view(view: SweepView, now: float, room: int, *, wide: bool) -> Rendera
     return Group(*parts)
 
 
-def _bar(done: int, total: int) -> ProgressBar:
+def _bar(done: float, total: float) -> ProgressBar:
     return ProgressBar(completed=done, total=total, complete_style="cyan", finished_style="cyan")
 
 

@@ -164,8 +164,10 @@ class _Training:
         """Show the compute so far of all runs, and the time left at the speed of this run."""
         left = self.left - self.shown.spent
         seconds = (point.train_seconds + point.validation_seconds) * left / self.shown.spent
-        done, total = (round(flops / 1e12) for flops in (self.total - left, self.total))
-        self.context.console.progress("training", done, total, f"TFLOP, {about(seconds)} left")
+        digits = 1 if self.total < 1e13 else None
+        done, total = (round(flops / 1e12, digits) for flops in (self.total - left, self.total))
+        unit = f"TFLOP, {about(seconds)} left" if done < total else "TFLOP"
+        self.context.console.progress("training", done, total, unit)
 
 
 def _no_test_set() -> NoReturn:
