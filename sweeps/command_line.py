@@ -23,7 +23,7 @@ from sweeps.words import to_number
 FAILED = 1  # exit code of a valid command that failed
 USAGE = 2  # exit code for invalid arguments
 _PASSWORD = re.compile(r"[^/]*//[^:/]*:[^@]*@")  # may hold a slash for SQLAlchemy, where urlsplit ends the host
-_PORT = re.compile(r"https?://[^:/]*:\d+/")  # of a server, before a path that may hold an @
+_HOST = re.compile(r"https?://(\[[^]/]*\]|[^:/?#]*)(:\d+)?[/?]")  # of a server; what follows may hold an @
 # Keys of a query: of drivers (the last two may hold a password), and of services.
 _SECRETS = {"password", "passwd", "pwd", "sslpassword", "odbc_connect", "dsn"}
 _SECRETS |= {"key", "api-key", "api_key", "apikey", "token", "access_token", "sig"}
@@ -205,7 +205,7 @@ def existing_folder(text: str) -> Path:
 
 
 def secret_of(url: str) -> str:
-    """Return the secret in a URL: "a password", or a key of its query such as "sig="; "" if there is none.
+    """Return the secret in a URL: "a password", "a user name", or a key of its query such as "sig="; "" if none.
 
     A user without a password may stay in the URL of a database; in that of a web server it is a token.
 
@@ -214,9 +214,11 @@ def secret_of(url: str) -> str:
     """
     parts = urlsplit(url)
     server = parts.scheme in ("http", "https")
-    hidden = _PASSWORD.match(url) and not (server and _PORT.match(url))
-    if hidden or parts.password is not None or (server and parts.username is not None):
+    hidden = _PASSWORD.match(url) and not (server and _HOST.match(url))
+    if hidden or parts.password is not None:
         return "a password"
+    if server and parts.username is not None:
+        return "a user name"
     keys = (key.lower() for key in parse_qs(parts.query, keep_blank_values=True))
     return next((f"{key}=" for key in keys if key in _SECRETS), "")
 
@@ -231,9 +233,9 @@ def server_url(text: str) -> str:
         raise argparse.ArgumentTypeError("must be a URL, but its host is not valid") from error
     if secret:
         raise argparse.ArgumentTypeError(
-            "must hold no password, which others see in the list of processes, but the URL of "
-            f"{parts.hostname or parts.scheme} does; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, MLflow's into "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "must hold no secret, which others see in the list of processes, but the URL of "
+            f"{parts.hostname or parts.scheme} has {secret}; PostgreSQL's goes into ~/.pgpass or PGPASSWORD, "
+            "MLflow's into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     try:
         _ = parts.port if parts.scheme != "databricks" else None  # there it is a name

@@ -52,7 +52,7 @@ def test_a_url_with_a_password_is_refused_and_not_printed(
         main([option, url, "--store", str(tmp_path / "store")])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "must hold no password, which others see in the list of processes, but the URL of db.example does" in said
+    assert "must hold no secret, which others see in the list of processes, but the URL of db.example has " in said
     assert "hunter2" not in said
     assert not (tmp_path / "store").exists()
 
@@ -72,7 +72,17 @@ def test_a_url_that_is_none_is_not_printed_either(capsys: pytest.CaptureFixture[
         assert capsys.readouterr().err == f"run_study.py: error: argument {option}: {rule} (--help lists the options)\n"
 
 
-@pytest.mark.parametrize("url", ["http://10.0.0.2:5000/team@x", "databricks://scope:prefix", "postgresql://me@h:5/d"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.2:5000/team@x",
+        "http://localhost:11434?x=a@b",
+        "https://[::1]:8080/v1@x",
+        "https://[::1]/v1@x",
+        "databricks://scope:prefix",
+        "postgresql://me@h:5/d",
+    ],
+)
 def test_a_url_without_a_password_is_taken_as_it_is(url: str) -> None:
     assert server_url(url) == url
 

@@ -305,7 +305,8 @@ def test_a_key_is_sent_over_https_alone(url: str) -> None:
     ("url", "secret"),
     [
         ("https://me:secret@example.com/v1", "a password"),
-        ("http://me@example.com:x/", "a password"),
+        ("https://me@example.com/v1", "a user name"),
+        ("http://me@example.com:x/", "a user name"),
         ("https://example.com/v1?v=1&api-key=secret", "api-key="),
         ("https://example.com/v1?sig=secret", "sig="),
         ("https://example.com/v1?KEY=secret", "key="),
