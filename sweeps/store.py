@@ -121,12 +121,13 @@ class Store:
                 raise StoreError(f"a store must hold {path.name}, but there is no {path}")
 
     def has_mlflow(self) -> bool:
-        """Return true if MLflow's database is there, or that of a server is used.
+        """Return true if MLflow's database is there and not empty, or that of a server is used.
 
         Raises:
             StoreError: it may not be looked for.
         """
-        return self.mlflow_file is None or self._holds(self.mlflow_file)
+        path = self.mlflow_file
+        return path is None or (self._holds(path) and path.stat().st_size > 0)
 
     def _holds(self, path: Path) -> bool:
         try:

@@ -50,7 +50,7 @@ class StudyReader:
         self._database = store.mlflow_file
         if self._database is not None:  # MLflow creates a missing database without a word
             store.check_exists()
-            if not store.has_mlflow() or not self._database.stat().st_size:
+            if not store.has_mlflow():
                 raise StoreError(f"a store must hold {self._database.name}, but {self._database} is missing or empty")
         with answering(store.tracking_uri):
             self.client = open_client(store.tracking_uri)

@@ -212,11 +212,12 @@ def test_a_port_in_use_and_a_store_without_runs_are_said_in_a_line(
     said = capsys.readouterr().err
     assert said.startswith(f"ui.py: error: --port must be free, but 127.0.0.1:{port} gave: ")
     assert said.count("\n") == 1
-    assert ui.main(["--store", str(tmp_path)]) == 2
-    assert (
-        capsys.readouterr().err
-        == f"ui.py: error: a store must hold runs, but {tmp_path} has none: 'make study' makes some\n"
-    )
+    said = f"ui.py: error: a store must hold runs, but {tmp_path} has none: 'make study' makes some\n"
+    for _ in range(2):
+        assert ui.main(["--store", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == said
+        (tmp_path / "mlflow.db").touch()  # empty
+    assert not (tmp_path / "mlflow.db").stat().st_size
 
 
 @pytest.fixture
