@@ -144,7 +144,7 @@ def in_figure(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def shortened(name: str) -> str:
+def cut_name(name: str) -> str:
     """Return a name for a label, of 24 letters at most."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1].rstrip()}…"
 
@@ -165,7 +165,7 @@ def name_axis(names: Sequence[str]) -> dict[str, Any]:
 
 def _cut(names: Sequence[str]) -> list[str]:
     """Names of 24 letters at most: their beginnings, where these are the same their ends too, or else numbers."""
-    starts = [shortened(name) for name in names]
+    starts = [cut_name(name) for name in names]
     cut = [
         f"{name[:9]}…{name[-14:]}" if starts.count(start) > 1 else start
         for name, start in zip(names, starts, strict=True)

@@ -33,12 +33,12 @@ from experiments.pages.plots import (
     RUST,
     add_points,
     canvas,
+    cut_name,
     error_bars,
     in_figure,
     label,
     pc,
     segment,
-    shortened,
     way_colours,
 )
 from experiments.pages.text import (
@@ -325,7 +325,7 @@ def _labels(
     beside = {title: height for (_, title), height in zip(known, apart, strict=True)}
     lines: list[tuple[float, list[str]]] = []  # those that fall together have one label
     for way, x in zip(ways, places, strict=True):
-        name, colour = in_figure(shortened(way.title)), colours[way.title]
+        name, colour = in_figure(cut_name(way.title)), colours[way.title]
         if way.accuracy:
             anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
             yield label(name, x, beside[way.title], colour=colour, xanchor=anchor, xshift=shift)
