@@ -11,11 +11,9 @@ published ones.
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from cifar_core.data import load_test, load_train
 from cifar_core.data.download import default_data_dir, ensure_cifar10
@@ -31,7 +29,6 @@ from experiments.systems.training import DivergedError, ReproductionContext, ope
 from sweeps.command_line import (
     FAILED,
     USAGE,
-    Interrupted,
     OneLineParser,
     add_store,
     main_of,
@@ -39,7 +36,6 @@ from sweeps.command_line import (
     positive_int,
     print_error,
     start,
-    stop_signals,
     store_of,
 )
 from sweeps.console import SweepConsole
@@ -94,40 +90,32 @@ def _run(options: argparse.Namespace) -> int:
         options.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--results must be a folder to write to, but: {error}") from error
-    stop: Interrupted | None = None
-    failed = lacking = 0
-    try:
-        with acquire(store.lock(SYSTEMS_EXPERIMENT), SYSTEMS_EXPERIMENT), SweepConsole() as console:
-            ensure_cifar10(data_dir, console.progress)
-            console.plan(
-                {
-                    "runs": ", ".join(f"{name} seed {recipe.seed}" for name, recipe in runs),
-                    "device": f"{hardware.describe()}, {hardware.precision}",
-                    "results": str(options.results),
-                }
-            )
-            tracker = open_tracker(store, hardware, console.say)
-            everything, test = load_train(data_dir), load_test(data_dir)
-            context = ReproductionContext(everything, test, hardware, store, tracker, options.results, console)
-            for signal_number in stop_signals():  # not earlier, so that they end a download at once
-                signal.signal(signal_number, _stop)
-            state = "interrupted"
+    with acquire(store.lock(SYSTEMS_EXPERIMENT), SYSTEMS_EXPERIMENT), SweepConsole() as console:
+        ensure_cifar10(data_dir, console.progress)
+        console.plan(
+            {
+                "runs": ", ".join(f"{name} seed {recipe.seed}" for name, recipe in runs),
+                "device": f"{hardware.describe()}, {hardware.precision}",
+                "results": str(options.results),
+            }
+        )
+        tracker = open_tracker(store, hardware, console.say)
+        everything, test = load_train(data_dir), load_test(data_dir)
+        context = ReproductionContext(everything, test, hardware, store, tracker, options.results, console)
+        state, stopped = "interrupted", False
+        try:
+            failed = _train_all(runs, options.epochs, context)
+            state = "interrupted" if failed else "finished"
+        except KeyboardInterrupt:
+            stopped = True
+            raise
+        finally:
+            tracker.end_study(state, {})
             try:
-                failed = _train_all(runs, options.epochs, context)
-                state = "interrupted" if failed else "finished"
-            except Interrupted as error:
-                stop = error
-            finally:
-                tracker.end_study(state, {})
-                try:
-                    lacking = tracker.finish(at_once=stop is not None)
-                except Interrupted as error:  # while it waited for MLflow
-                    stop, lacking = error, tracker.finish(at_once=True)
-    except Interrupted as error:
-        stop = error
-    if stop is not None:
-        print("stopped; the same command resumes here")
-        return 128 + int(stop.args[0])
+                lacking = tracker.finish(at_once=stopped)
+            except KeyboardInterrupt:  # while it waited for MLflow
+                tracker.finish(at_once=True)
+                raise
     return failed or (FAILED if lacking else 0)
 
 
@@ -184,17 +172,11 @@ def _runs(options: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
             yield name, replace(recipe, seed=recipe.seed + seed)
 
 
-def _stop(signal_number: int, frame: FrameType | None) -> None:
-    for again in (signal.SIGTERM, signal.SIGHUP):  # `timeout` and a lost terminal send theirs twice
-        signal.signal(again, lambda *_: None)
-    raise Interrupted(signal_number)
-
-
 _RUN = "run:"  # before the name of a run of a study
 _epochs = number("must be a number above 0 and at most 10000", lambda value: 0 < value <= 10_000, float)
 
 
-main = main_of(build_parser, _run, stopped="stopped before training; the same command starts again")
+main = main_of(build_parser, _run, stopped="stopped; the same command resumes (run:RUN starts again)")
 
 if __name__ == "__main__":
     start(main)

@@ -41,7 +41,6 @@ from cifar_core.training import (
 from experiments.reading.published_curves import FIRST_BATCHES
 from experiments.reading.results import Machine, Point, Result, Tested, Versions, read_result
 from experiments.systems.range_test import log_range_test
-from sweeps.command_line import Interrupted
 from sweeps.console import SweepConsole
 from sweeps.executors.protocol import Outcome
 from sweeps.executors.system_metrics import SystemMetrics
@@ -90,7 +89,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Reproduc
         UserError: a range test found no rate, a batch did not fit into memory, MLflow does not answer, the disk is
             full, or an earlier call trained on another kind of device.
         DivergedError: a loss was no longer finite.
-        Interrupted: SIGINT, SIGTERM or SIGHUP; a later call resumes.
+        KeyboardInterrupt: a later call resumes.
     """
     run = _Run(name, recipe, context)
     steps = total_steps(recipe, len(run.data.train))
@@ -103,7 +102,7 @@ def reproduce(name: str, recipe: Recipe, epochs: float | None, context: Reproduc
     try:
         state = run.train(goal)
         run.test(state)
-    except Interrupted:
+    except KeyboardInterrupt:
         context.tracker.end(run.key, "interrupted", reason="stopped by the user", metrics=run.costs())
         raise
     except (StoreError, OSError) as error:
@@ -213,7 +212,7 @@ class _Run:
         """Train up to the first point of the curve at or after step `goal`.
 
         Raises:
-            UserError, DivergedError, Interrupted: as for `reproduce`.
+            UserError, DivergedError, KeyboardInterrupt: as for `reproduce`.
         """
         tracker = self.context.tracker
         state = self._resume() or self._begin_anew()

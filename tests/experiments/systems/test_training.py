@@ -96,7 +96,7 @@ class Place:
         """Run the command, and send it a signal when `name` is called for the `call`th time."""
         original: Callable[..., Any] = getattr(target, name)
         calls = itertools.count(1)
-        signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
         def disturbed(*given: Any, **options: Any) -> Any:
             if next(calls) == call:
@@ -365,10 +365,16 @@ def test_epochs_that_are_no_whole_steps(place: Place) -> None:
     ids=["in-an-epoch", "no-file", "no-checkpoint", "after-both", "lost-terminal", "before-the-test", "after-the-test"],
 )
 def test_it_resumes_to_the_same_end(
-    place: Place, undisturbed: dict[str, Place], target: object, name: str, call: int, number: signal.Signals
+    place: Place,
+    undisturbed: dict[str, Place],
+    capsys: pytest.CaptureFixture[str],
+    target: object,
+    name: str,
+    call: int,
+    number: signal.Signals,
 ) -> None:
     assert place.interrupt(target, name, call, number=number) == 128 + number
-    assert place.said[-1] == "stopped; the same command resumes here"
+    assert capsys.readouterr().err == "stopped; the same command resumes (run:RUN starts again)\n"
     tags = place.run().data.tags
     assert (tags["state"], tags["reason"]) == ("interrupted", "stopped by the user")
     assert place.run().info.status == "KILLED"
@@ -391,7 +397,7 @@ def test_what_mlflow_lacks_is_said_and_not_waited_for_after_a_stop(
     assert place.interrupt(systems_training._Run, "_report", 1) == 130
     kept = f"kept in {place.store.queues('systems')}"
     said = f"MLflow lacks 3 entries, {kept}; once it answers, the same command sends them"
-    assert place.said[-2:] == [said, "stopped; the same command resumes here"]
+    assert place.said[-1] == said
     assert place.call("--epochs", "1") == 1
     assert place.said[-1] == said
     assert waited == [False, True]
