@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -171,33 +171,11 @@ def buy(vendor: Vendor, cost: Cost, scenario: Scenario, today: datetime.date) ->
 
 @dataclass(frozen=True, slots=True)
 class Cheapest:
-    """A stretch of time or volume over which one way costs least; one without a name has no way."""
+    """A stretch of volume over which one way costs least; one without a name has no way."""
 
     name: str
     start: float
     end: float
-
-
-def cheapest_by_month(options: Sequence[Option], months: float) -> tuple[Cheapest, ...]:
-    """The way that has cost least so far, from month to month, over the horizon."""
-    ends = {min(option.ends, months) for option in options}
-    crossings = {
-        month
-        for one, other in itertools.combinations(options, 2)
-        if one.month != other.month and 0 < (month := (other.once - one.once) / (one.month - other.month)) < months
-    }
-    marks = sorted({0.0, months} | ends | crossings)
-    found: list[Cheapest] = []
-    for start, end in itertools.pairwise(marks):
-        middle = (start + end) / 2
-        alive = [option for option in options if option.ends >= middle]
-        if alive and end - start > 1 / DAYS_A_MONTH:  # stretches shorter than a day are left out
-            name = min(alive, key=lambda option: (option.total(middle), option.name)).name
-            begin = found[-1].end if found else 0.0
-            if found and found[-1].name == name:
-                begin = found.pop().start
-            found.append(Cheapest(name, begin, end))
-    return tuple(found)
 
 
 def cheapest_by_volume(

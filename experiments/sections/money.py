@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
 import plotly.graph_objects as go
 
 from experiments.decision.assumptions import stated_assumptions
-from experiments.decision.costs import Cheapest, Option, cheapest_by_month, cheapest_by_volume
+from experiments.decision.costs import DAYS_A_MONTH, Cheapest, Option, cheapest_by_volume
 from experiments.decision.facts import Facts
 from experiments.decision.machines import LOAD_LIMIT, machines_on
 from experiments.decision.verdict import Way, ways_of
@@ -134,31 +135,25 @@ def _caption(facts: Facts, ways: Sequence[Way]) -> CitedText:
 
 
 def _in_time(facts: Facts, ways: Sequence[Way]) -> str:
-    """From when to when each of building and its cheapest rival costs less."""
+    """When building and its cheapest rival change places, or which of them costs less all the time."""
     ours, months = ways[0].option, facts.scenario.months
     others = [way.option for way in ways[1:] if not way.misses and not way.option.unpriced]
     if not others or ours.unpriced:
         return ""
     rival = min(others, key=lambda option: (option.total(months), option.name))
-    stretches = cheapest_by_month([ours, rival], months)
-    if len(stretches) == 1:
-        first, second = (ours, rival) if stretches[0].name == ours.name else (rival, ours)
-        return f"At any time, {first.name} has cost less than {second.name}."
-    return f"Cheapest so far, of building and {rival.name}: {_stretches(stretches)}." if stretches else ""
-
-
-def _stretches(found: Sequence[Cheapest]) -> str:
-    *before, last = found
-    parts = [f"{_name(one)} {'for the first' if not one.start else 'up to month'} {_months(one)}" for one in before]
-    return ", ".join([*parts, f"then {_name(last)}"])
+    # Both last through the horizon, as a service that ends within it misses a bar.
+    first, then = sorted((ours, rival), key=lambda option: (option.once, option.month, option.name))
+    saved, a_day = first.month - then.month, 1 / DAYS_A_MONTH
+    change = (then.once - first.once) / saved if saved > 0 else math.inf
+    if a_day < change < months - a_day:
+        until = count_months(change)
+        return f"Cheapest so far, of building and {rival.name}: {first.name} for the first {until}, then {then.name}."
+    cheaper, dearer = sorted((ours, rival), key=lambda option: (option.total(months / 2), option.name))
+    return f"At any time, {cheaper.name} has cost less than {dearer.name}."
 
 
 def _name(one: Cheapest) -> str:
     return one.name or "none"
-
-
-def _months(one: Cheapest) -> str:
-    return f"{one.end:.1f}" if one.start else count_months(one.end)
 
 
 def _volume_sentence(facts: Facts, found: Sequence[Cheapest]) -> CitedText:

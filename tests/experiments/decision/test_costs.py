@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.decision.costs import Option, adapt, adapt_measured, build, buy, cheapest_by_month, cheapest_by_volume
+from experiments.decision.costs import Option, adapt, adapt_measured, build, buy, cheapest_by_volume
 from experiments.reading.published import Price
 from experiments.reading.scenario import Scenario, Vendor
 from tests.experiments.decision.test_machines import COST, PUBLISHED, SCENARIO
@@ -22,10 +22,6 @@ TODAY = datetime.date(2026, 11, 18)
 PRICES = {price.key: price for price in PUBLISHED.prices}
 LUNA, _, GEMINI, AZURE, VERTEX, _ = SCENARIO.vendors
 AT_ONCE, WAITING = SCENARIO, replace(SCENARIO, latency_bar_ms=None)
-
-
-def option(name: str, once: float, month: float, ends: float = float("inf")) -> Option:
-    return Option(name=name, kind="buy", people=once, storage=month, ends=ends)
 
 
 def test_nine_million_images_by_the_token() -> None:
@@ -107,14 +103,6 @@ def test_adapting_here_takes_the_people_of_the_quickest_download() -> None:
     [download, *_] = SCENARIO.downloads
     quick = replace(SCENARIO, downloads=(download, replace(download, name="quick", hours=10.0)))
     assert adapt_measured("ours", COST, quick).people == 10 * 80
-
-
-def test_from_when_to_when_each_is_cheaper() -> None:
-    found = cheapest_by_month([option("building", 100, 60), option("other", 106, 6)], 36)
-    assert [(one.name, round(one.end, 2)) for one in found] == [("building", 0.11), ("other", 36)]
-    found = cheapest_by_month([option("a", 0, 10), option("b", 100, 1), option("c", 0, 9, ends=2)], 36)
-    assert [one.name for one in found] == ["c", "a", "b"]
-    assert cheapest_by_month([option("a", 0, 1, ends=3)], 36)[-1].end == 3
 
 
 def test_each_stretch_of_volume_has_its_cheapest_way() -> None:

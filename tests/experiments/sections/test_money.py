@@ -186,7 +186,7 @@ def test_the_figure_has_a_line_for_each_option(demo: Facts) -> None:
             {"engineering_hours": 0, "maintenance_hours_per_year": 0, "images_per_month": 1000, "vendors": (START,)},
             "of building and calls: building for the first 13.5 months, then calls.",
         ),
-        ({"horizon_years": 0.001}, "Lines start at what is paid at once."),
+        ({"horizon_years": 0.001}, "At any time, calls has cost less than building."),
     ],
 )
 def test_it_is_said_from_when_to_when_each_is_cheaper(demo: Facts, changes: dict[str, Any], words: str) -> None:
