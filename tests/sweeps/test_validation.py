@@ -53,6 +53,9 @@ def test_a_toml_file_becomes_a_record_with_the_defaults_of_its_fields(tmp_path: 
     ("text", "faults"),
     [
         ('[[item]]\nname = "pen"\nprice = 0', "item 'pen': price must be greater than 0, but got 0"),
+        ('[[item]]\nname = "pen"\nprice = nan', "item 'pen': price must be a finite number, but got nan"),
+        (f'[best]\nname = "pen"\nprice = {"9" * 400}', "best.price must be a finite number, but got 999999999999999999."
+         "..9999999999999999999"),
         ('[[item]]\nname = "pen"\nprize = 2', "item 'pen': unknown field 'prize'; did you mean 'price'?"),
         ('[[item]]\nname = "pen"\nx = 2', "item 'pen': unknown field 'x'; known: name, price, sizes"),
         ('[[item]]\nname = "pen"\nsizes = [1, true]', "item 'pen': sizes[1] must be a valid integer, but got True"),

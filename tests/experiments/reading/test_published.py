@@ -38,24 +38,10 @@ def test_a_figure_is_marked_when_it_is_older_than_a_year(date: str, age: str) ->
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("usd = 3.465", "usd = -1", "price 'vertex-training': usd must be greater than 0, but got -1"),
-        ("usd = 3.465", "usd = 'much'", "price 'vertex-training': usd must be a valid number, but got 'much'"),
-        ("accuracy = 0.789", "accuracy = 78.9", "'dbn': accuracy must be less than or equal to 1, but got 78.9"),
         ("accuracy_high = 0.989", "accuracy_high = 0.9", "accuracy <= accuracy_high must hold, but got 0.9"),
-        ('source = "Krizhevsky, 2010"', "", "accuracy 'dbn': field 'source' is missing"),
-        ('source = "Krizhevsky, 2010"', 'source = ""', "source must have at least 1 character, but got ''"),
         ('date = "2010"', 'date = "lately"', 'date must be "YYYY-MM-DD", "YYYY" or "", but got \'lately\''),
-        ('role = "training"', 'role = "free"', "'endpoint', 'token', 'storage' or 'compute', but got 'free'"),
         ("target = 0.70", "target = 0.40", "bar.rework <= start <= target must hold, but got (0.45, 0.5, 0.4)"),
-        ("[bar]", "[baz]", "field 'bar' is missing; unknown field 'baz'; did you mean 'bar'?"),
         ('key = "maxout"', 'key = "dbn"', "keys must be unique, but these occur twice: dbn"),
-        ("[bar]", "[bar", "published.toml must be a readable TOML file"),
-        ("custom = true", "customs = true", "unknown field 'customs'; did you mean 'custom'?"),
-        (
-            "usd_output = 0.50",
-            "usd_output = -1",
-            "'gpt-6-luna': usd_output must be greater than or equal to 0, but",
-        ),
         ("usd = 3.465", "usd = 1\nusd_output = 1", "usd_output goes with a token price, but this is one of training"),
         ("usd = 3.465", "usd = 1\nfree = 1", "free and steps go with a prediction price, but this is one of training"),
         (
@@ -63,7 +49,6 @@ def test_a_figure_is_marked_when_it_is_older_than_a_year(date: str, age: str) ->
             "[[900, 1.0]]",
             "steps must begin at ever more images, and beyond the free ones, but",
         ),
-        ("decimals = 2", "decimals = 4", "accuracy 'five_conv': decimals must be 0, 1 or 2, but got 4"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_entry_and_the_rule(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -65,24 +65,8 @@ def test_shipped_results_are_valid() -> None:
     ("changes", "message"),
     [
         ({"schema": 2}, r"schema must be 1, but got 2"),
-        ({"schema": True}, r"schema must be a valid integer, but got True"),
-        ({"name": 5}, r"name must be a valid string, but got 5"),
         ({"name": "five_conv"}, r"a file of this run must be named five_conv-seed0\.json"),
-        ({"seed": 1.0}, r"seed must be a valid integer, but got 1\.0"),
-        ({"seed": True}, r"seed must be a valid integer, but got True"),
-        ({"recipe": "three_conv"}, r"recipe must be an object, but got 'three_conv'"),
-        ({"learning_rate_found": 0}, r"learning_rate_found must be greater than 0, but got 0"),
-        ({"epochs_planned": "50"}, r"epochs_planned must be a valid number, but got '50'"),
         ({"epochs_run": 51.0}, r"epochs_run must be at most 50, but got 51"),
-        ({"watched": "train"}, r"watched must be 'validation' or 'test', but got 'train'"),
-        ({"kept": "first"}, r"kept must be 'last', 'best' or 'average', but got 'first'"),
-        ({"curve": {}}, r"curve must be a valid array, but got \{\}"),
-        ({"curve": [1]}, r"curve\[0\] must be an object, but got 1"),
-        ({"train_seconds": float("nan")}, r"train_seconds must be a finite number, but got nan"),
-        ({"wall_seconds": 10**400}, r"wall_seconds must be a finite number, but got 1000"),
-        ({"hardware": {"device": ""}}, r"hardware\.device must have at least 1 character, but got ''"),
-        ({"hardware": {"processor": None}}, r"hardware\.processor must be a valid string, but got None"),
-        ({"versions": {}}, r"field 'versions\.python' is missing; field 'versions\.torch' is missing"),
         (
             {"recipe": {"batch_size": None}},
             r"recipe must have a batch_size above 0, and val_fraction in \[0, 1\), but got \{'batch_size': None",
@@ -91,18 +75,13 @@ def test_shipped_results_are_valid() -> None:
             ({"recipe": recipe}, r"recipe must have a batch_size above 0, and val_fraction in \[0, 1\)")
             for recipe in ({}, {"batch_size": 0}, *({"batch_size": 8, "val_fraction": share} for share in (1.0, 2, -1)))
         ),
-        ({"run_id": "mine"}, r"run_id must match pattern '\^\[0-9a-f\]\{32\}\$', but got 'mine'"),
-        ({"date": "21 Nov"}, r"date must be a valid date .*, but got '21 Nov'"),
     ],
 )
 def test_a_broken_result_is_refused_with_file_rule_and_value(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    values = content("three_conv")
-    if "hardware" in changes:
-        changes = {"hardware": values["hardware"] | changes["hardware"]}
     path = write(tmp_path, "three_conv")
-    path.write_text(json.dumps(values | changes))
+    path.write_text(json.dumps(content("three_conv") | changes))
     with pytest.raises(InvalidFileError, match=rf"^three_conv-seed0\.json: {message}.*$") as caught:
         read_result(path)
     assert "\n" not in str(caught.value)
@@ -111,14 +90,10 @@ def test_a_broken_result_is_refused_with_file_rule_and_value(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"accuracy": 64.76}, r"accuracy must be less than or equal to 1, but got 64\.76"),
         ({"accuracy": 0.7}, r"accuracy must be that of confusion, 8000 of 10000, but got 0\.7"),
-        ({"loss": -1}, r"loss must be greater than or equal to 0, but got -1"),
         ({"images": 9000}, r"confusion must count the 9000 images, but got 10000"),
         ({"class_accuracy": {"cat": 0.5}}, r"class_accuracy must name airplane, .*, but got \['cat'\]"),
-        ({"class_accuracy": {"cat": 5.0}}, r"class_accuracy\.cat must be less than or equal to 1, but got 5"),
         ({"confusion": [[1, 2]]}, r"confusion must be 10 rows of 10 counts, but got \(\(1, 2\),\)"),
-        ({"confusion": [[0.5] * 10] * 10}, r"confusion\[0\]\[0\] must be a valid integer, .*; and 90 more"),
     ],
 )
 def test_a_test_that_does_not_add_up_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -127,38 +102,11 @@ def test_a_test_that_does_not_add_up_is_refused(tmp_path: Path, changes: dict[st
         read_result(write(tmp_path, "three_conv", test=values))
 
 
-@pytest.mark.parametrize("field", sorted(set(content("three_conv")) - {"schema"}))
-def test_every_field_must_be_there(tmp_path: Path, field: str) -> None:
-    path = write(tmp_path, "three_conv")
-    path.write_text(json.dumps({key: value for key, value in content("three_conv").items() if key != field}))
-    with pytest.raises(InvalidFileError, match=rf"^three_conv-seed0\.json: field '{field}' is missing$"):
-        read_result(path)
-
-
-def test_a_curve_must_rise_and_have_its_fields(tmp_path: Path) -> None:
+def test_a_curve_must_rise(tmp_path: Path) -> None:
     points = content("three_conv")["curve"][:2]
     rule = r"curve must rise in epoch and step, but got \[\(1\.0, 2500\), \(0\.64, 16"
     with pytest.raises(InvalidFileError, match=rule):
         read_result(write(tmp_path, "three_conv", curve=points[::-1]))
-    del points[1]["val_loss"]
-    with pytest.raises(InvalidFileError, match=r"field 'curve\[1\]\.val_loss' is missing"):
-        read_result(write(tmp_path, "three_conv", curve=points))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", " must be a readable JSON file, but: EOF while parsing"),
-        ("[" * 100_000, " must be a readable JSON file, but: "),
-        ("[]", r": must be an object, but got \[\]"),
-    ],
-)
-def test_a_file_without_a_json_object_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    path = write(tmp_path, "block_cnn")
-    path.write_text(text)
-    with pytest.raises(InvalidFileError, match=rf"^block_cnn-seed0\.json{message}") as caught:
-        load_results(tmp_path)
-    assert "\n" not in str(caught.value)
 
 
 def test_two_files_cannot_be_of_one_run(tmp_path: Path) -> None:

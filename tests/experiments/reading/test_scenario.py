@@ -53,29 +53,14 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("images_per_month = 250_000", "images_per_mont = 1", "'images_per_mont'; did you mean 'images_per_month'?"),
-        ("images_per_month = 250_000", "zebra = 1", "unknown field 'zebra'; known: images_per_month, "),
-        ("images_per_month = 250_000", "", "field 'images_per_month' is missing"),
         ("hourly_rate = 80", "hourly_rate = 80\nfile = 'x'", "unknown field 'file'; known: images_per_month, "),
         ("hourly_rate = 80", "hourly_rate = 80\nis_example = true", "unknown field 'is_example'; known: images_per_m"),
-        ("[[download]]", "[[downloads]]", "unknown field 'downloads'; did you mean 'download'?"),
-        ("images_per_month = 250_000", "images_per_month = -1", "images_per_month must be greater than 0, but got -1"),
         ("images_per_month = 250_000", "images_per_month = 1e308", "must be at most 1e+15, but got 1e+308"),
         ("images_per_month = 250_000", "images_per_month = 1e-300", "must be at least 1e-15, but got 1e-300"),
         ("horizon_years = 3", "horizon_years = 101", "horizon_years must be at most 100, but got 101"),
-        ("images_per_month = 250_000", "images_per_month = true", "_month must be a valid number, but got True"),
-        ("images_per_month = 250_000", "images_per_month = nan", "_month must be a finite number, but got nan"),
-        ("images_per_month = 250_000", "images_per_month =", "mine.toml must be a readable TOML file, but: "),
-        ("images_per_month = 250_000", f"x = {'9' * 5000}", "mine.toml must be a readable TOML file, but: "),
-        ("images_per_month = 250_000", f"x = {'[' * 5000}", "mine.toml must be a readable TOML file, but: "),
-        ("hourly_rate = 80", f"hourly_rate = {'9' * 400}", "hourly_rate must be a finite number, but got 99"),
-        ("accuracy_bar = 0.70", "accuracy_bar = 70", "accuracy_bar must be less than 1, but got 70"),
-        ("latency_bar_ms = 1000", "latency_bar_ms = 0", "latency_bar_ms must be greater than 0, but got 0"),
-        ("horizon_years = 3", "horizon_years = 0", "horizon_years must be greater than 0, but got 0"),
-        ("hourly_rate = 80", "hourly_rate = -80", "hourly_rate must be greater than or equal to 0, but got -80"),
         ("# compute = ", "compute = 1e308 #", "the key of a price or a number in (0, 1e+15], but got 1e+308"),
         ("# compute = ", "compute = -0.5 #", "the key of a price or a number in (0, 1e+15], but got -0.5"),
         ("# compute = ", "compute = 0 #", "the key of a price or a number in (0, 1e+15], but got 0"),
-        ("# compute = ", "compute = -1 #", "the key of a price or a number in (0, 1e+15], but got -1"),
         ("# compute = ", "compute = [1] #", "the key of a price or a number in (0, 1e+15], but got [1]"),
         ('# compute = "aws-m7g"', 'compute = "aws-m7"', "but got 'aws-m7'; did you mean 'aws-m7g'?"),
         ('endpoint = "vertex-endpoint"', 'endpoint = "aws-m7"', "but got 'aws-m7'; known: vertex-endpoint"),
@@ -85,10 +70,7 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ('per_call = "azure-prediction"', 'per_call = "vision-prediction"', "but 'vision-prediction' has its own"),
         ('tokens = "gpt-6-luna"', 'tokens = "azure-prediction"', "tokens must be the key of a token price, but"),
         ("image_tokens = 77", "", "image_tokens must be greater than 0 with a price by the token, but got 0"),
-        ("image_tokens = 77", 'image_tokens = "width"', "image_tokens must be a valid integer, but got 'width'"),
-        ("image_tokens = 77", "image_tokens = 77\nimage_size = [256, 256]", "Luna': unknown field 'image_size'; "),
         ("image_tokens = 77", f"image_tokens = {10**16}", "image_tokens must be at most 1e+15, but got 1e+16"),
-        ("image_tokens = 77", "image_tokens = -1", "image_tokens must be greater than or equal to 0, but got -1"),
         ("integration_hours = ", "integration_hours = 1e16 #", "Luna': integration_hours must be at most 1e+15,"),
         ("image_tokens = 77", 'accuracy = "dbm"\nimage_tokens = 77', "but got 'dbm'; did you mean 'dbn'?"),
         ("image_tokens = 77", 'accuracy = ["dbn"]\nimage_tokens = 77', "a key of published.toml, but got ['dbn']"),
@@ -103,12 +85,8 @@ def test_compute_is_a_key_or_a_number(tmp_path: Path) -> None:
         ("data_stays_in_house = false", 'data_stays_in_house = "no"', "_house must be true or false, but got 'no'"),
         ("data_stays_in_house = false", "data_stays_in_house = 0", "_in_house must be true or false, but got 0"),
         ('name = "ViT-B/16"', 'name = "!"', "download '!': name must have a letter or a digit, but got '!'"),
-        ('endpoint = "vertex-', 'endpoint_hours_per_month = 0\nendpoint = "vertex-', "must be greater than 0, but"),
         ('endpoint = "vertex-', 'endpoint_hours_per_month = 8\nendpoint = "vertex-', "must be 730 with a latency bar"),
         ('per_call = "azure-prediction"', "per_call = 2", "per_call must be the key of a price, but got 2"),
-        ('endpoint = "vertex-endpoint"', 'endpont = "x"', "unknown field 'endpont'; did you mean 'endpoint'?"),
-        ('endpoint = "vertex-', 'endpoint_hours_per_month = 800\nendpoint = "vertex-', "or equal to 730, but got 800"),
-        ('[[vendor]]\nname = "Azure Custom Vision"', '[[vendor]]', "field 'vendor[3].name' is missing"),
     ],
 )  # fmt: skip
 def test_a_fault_is_reported_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -120,23 +98,13 @@ def test_a_fault_is_reported_in_one_line(tmp_path: Path, old: str, new: str, mes
     assert "\n" not in str(raised.value)
 
 
-def test_all_faults_are_reported(tmp_path: Path) -> None:
-    both = "accuracy_bar must be less than 1, but got 70; field 'hourly_rate' is missing"
-    with pytest.raises(InvalidFileError, match=both):
-        read(tmp_path, SHIPPED.replace("accuracy_bar = 0.70", "accuracy_bar = 70").replace("hourly_rate = 80", ""))
-
-
-def test_a_scenario_needs_a_vendor_and_a_file(tmp_path: Path) -> None:
+def test_a_scenario_needs_a_vendor(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match=r"mine.toml: at least one \[\[vendor\]\] must be given, but"):
         read(tmp_path, SHIPPED[: SHIPPED.index("[[vendor]]\nname")])
     lone = SHIPPED[: SHIPPED.index("[[vendor]]\nname")] + '[[vendor]]\nname = "A"\ntokens = "gpt-6-lun"\n'
     with pytest.raises(InvalidFileError) as raised:
         read(tmp_path, lone)
     assert str(raised.value).count(";") == 1, "one fault, and what was meant"
-    with pytest.raises(InvalidFileError, match=r"nowhere\.toml must be a readable TOML file, but: "):
-        load_scenario(PUBLISHED, tmp_path / "nowhere.toml")
-    with pytest.raises(InvalidFileError, match="vendor must be a valid array, but got 3"):
-        read(tmp_path, "vendor = 3\n")
     assert len(read(tmp_path, SHIPPED.replace("GPT-6 Luna", "x" * 80)).vendors[0].name) == 80
 
 
