@@ -17,8 +17,6 @@ from tests.experiments.conftest import Pages
 from tests.experiments.fake_store import Fake, Trial
 from tests.experiments.support import known, write_page
 
-NINE = " ".join(f"{study}/trial-{number}" for study in ("good", "level", "bad") for number in range(3))
-
 
 def test_results_of_reproductions_need_no_store(tmp_path: Path) -> None:
     five, three = (next(r for r in load_results() if r.name == name) for name in ("five_conv", "three_conv"))

@@ -20,6 +20,12 @@ from experiments.sections.selection import (
 from tests.experiments.support import known, said, with_study
 
 
+def first_text(facts: Facts) -> str:
+    first = section(facts).blocks[0]
+    assert isinstance(first, CitedText)
+    return first.text
+
+
 def test_the_best_trial_is_compared_with_its_retraining(demo: Facts) -> None:
     bias = known(selection_bias(demo.study, 5000))
     assert (bias.trials, bias.same_compute) == (2, True)
@@ -76,17 +82,10 @@ def test_a_trial_beside_pruned_ones_was_chosen(demo: Facts) -> None:
 )
 def test_a_single_candidate_was_not_chosen_among_several(demo: Facts, baseline: str | None, words: str) -> None:
     confirm = demo.study.confirm.assign(**{"tags.baseline": baseline})
-    first = section(with_study(demo, confirm=confirm)).blocks[0]
-    assert isinstance(first, CitedText)
     assert (
-        first.text
+        first_text(with_study(demo, confirm=confirm))
         == f"{words} was trained again, and is the champion. Its recipe was then trained on all training images."
     )
-
-
-def test_candidates_are_the_recipes_that_were_trained_again(demo: Facts) -> None:
-    (row,) = candidates_of(demo.study)
-    assert (row.trial, row.complete, len(row.run_ids), row.champion) == (3, 2, 2, True)
 
 
 def test_runs_that_diverged_are_counted(demo: Facts) -> None:
@@ -131,6 +130,7 @@ def test_the_lead_of_the_champion_is_stated_with_its_interval() -> None:
 
 
 def test_what_the_search_added(demo: Facts) -> None:
+    assert gain_sentence(demo.study) is None, "where it was not measured"
     confirm = demo.study.confirm.assign(**{"tags.baseline": "true"})
     gain = {"study/search_gain": 0.0031, "study/search_gain_low": -0.002, "study/search_gain_high": 0.0082}
     facts = with_study(demo, confirm=confirm, metrics={**demo.study.metrics, **gain})
@@ -144,16 +144,10 @@ def test_what_the_search_added(demo: Facts) -> None:
     assert [n.value for n in made.numbers if n.name.startswith("selection.search_gain")] == list(gain.values())
 
 
-def test_without_a_gain_nothing_is_said_of_it(demo: Facts) -> None:
-    assert gain_sentence(demo.study) is None
-
-
 def test_the_final_makes_its_recipe_the_champion(demo: Facts) -> None:
     (row,) = candidates_of(demo.study)
-    assert (row.trial, row.champion, row.baseline) == (3, True, None)
-    text = section(demo).blocks[0]
-    assert isinstance(text, CitedText)
-    assert text.text.endswith("is the champion. Its recipe was then trained on all training images.")
+    assert (row.trial, row.complete, len(row.run_ids), row.champion, row.baseline) == (3, 2, 2, True, None)
+    assert first_text(demo).endswith("is the champion. Its recipe was then trained on all training images.")
     confirm = demo.study.confirm.assign(**{"tags.baseline": "true"})
     (row,) = candidates_of(with_study(demo, confirm=confirm).study)
     assert row.baseline
@@ -179,15 +173,10 @@ def test_without_candidates_the_section_says_why(unconfirmed: Facts) -> None:
 def test_a_champion_whose_final_is_not_done_is_chosen(demo: Facts, state: str, words: str) -> None:
     facts = with_study(demo, final=demo.study.final.head(1).assign(state=state))
     assert [row.champion for row in candidates_of(facts.study)] == [True]
-    first = section(facts).blocks[0]
-    assert isinstance(first, CitedText)
-    assert first.text.endswith(f"The training of its recipe on all training images {words}.")
-    assert "not been made yet" not in first.text
+    assert first_text(facts).endswith(f"The training of its recipe on all training images {words}.")
 
 
 def test_a_champion_whose_final_has_not_begun(demo: Facts) -> None:
     facts = with_study(demo, tags={**demo.study.tags, "champion": "0"})  # a study that went on
     assert len(facts.study.champion) == 0
-    first = section(facts).blocks[0]
-    assert isinstance(first, CitedText)
-    assert first.text.endswith("The training of its recipe on all training images has not begun yet.")
+    assert first_text(facts).endswith("The training of its recipe on all training images has not begun yet.")
