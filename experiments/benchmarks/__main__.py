@@ -23,7 +23,7 @@ from experiments.benchmarks.kernels import bench_kernels
 from experiments.benchmarks.report import bench_report
 from experiments.benchmarks.start import bench_start
 from experiments.benchmarks.sweep import bench_overhead, bench_resume
-from experiments.benchmarks.trainer import bench_algorithms, bench_memory, bench_trainer
+from experiments.benchmarks.trainer import bench_algorithms, bench_trainer
 from experiments.benchmarks.trial import bench_trial
 from experiments.benchmarks.usual import bench_usual
 from sweeps.command_line import OneLineParser, output_file, positive_int, run_command, start
@@ -36,7 +36,6 @@ BENCHMARKS: Mapping[str, Callable[[Hardware], Iterator[Line]]] = {
     "start": bench_start,
     "algorithms": bench_algorithms,
     "kernels": bench_kernels,
-    "memory": bench_memory,
     "overhead": bench_overhead,
     "resume": bench_resume,
 }

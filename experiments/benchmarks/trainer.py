@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 
 from cifar_core.budget import step_flops
-from cifar_core.data import Split, Splits
+from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
-from cifar_core.memory import keep_freed_memory
 from cifar_core.models import conv3x3, fused, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
-from experiments.benchmarks import Line, data_to_train, peak_gigabytes, without
+from experiments.benchmarks import Line, data_to_train, without
 from sweeps.planning.space_file import SPACES
 
 _ROUNDS = 6
 _GPU_STEPS = 10  # of a round, and convolutions that the ceiling is timed over; on a CPU one takes a second
-_PAIRS = 2
 _TURNS = 4
-_LARGE_BATCH = 512
 _AUGMENTED = Recipe(optimizer="muon", learning_rate=0.1, momentum=0.6, cutout=8, color_jitter=0.2, mix="cutmix")
 _CONVOLUTIONS = ((64, 256, 16), (256, 256, 8), (512, 512, 8))  # input and output channels, pixels along a side
 
@@ -110,40 +104,6 @@ def _bare_loop(recipe: Recipe, data: Splits, hardware: Hardware, steps: int) -> 
         return time.perf_counter() - started
 
     return run
-
-
-def bench_memory(hardware: Hardware) -> Iterator[Line]:
-    """Compare bare loops that reuse freed memory, as training does, with bare loops that return it, in turns."""
-    data = data_to_train()
-    yield Line(f"memory: time of a step that reuses freed memory over one that returns it, batch {_LARGE_BATCH}")
-    if hardware.device.type != "cpu":
-        yield Line("  for a CPU only")
-        return
-    for model in SPACES["full"].models:
-        loop = partial(
-            _loop_alone,
-            Recipe(model=model, batch_size=_LARGE_BATCH),
-            data.train.head(_LARGE_BATCH),
-            hardware,
-            torch.get_num_threads(),
-        )
-        ratios = []
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as alone:
-            for _ in range(_PAIRS):
-                (again, most), (anew, least) = (alone.submit(loop, kept).result() for kept in (True, False))
-                ratios.append(again / anew)
-        text = f"  {model:20} {', '.join(f'{ratio:.3f}' for ratio in ratios)}; peak {most:.2f} GB over {least:.2f} GB"
-        yield Line(text, model, {"ratio": median(ratios), "gigabytes": most, "gigabytes_returned": least})
-
-
-def _loop_alone(recipe: Recipe, batch: Split, hardware: Hardware, threads: int, kept: bool) -> tuple[float, float]:
-    """Return the time of a few steps in seconds, and the peak memory of the process in GB."""
-    torch.set_num_threads(threads)
-    if kept:
-        keep_freed_memory()
-    run = _bare_loop(recipe, Splits(train=batch, val=batch), hardware, steps=1)
-    run()  # sets up kernels, and allocates memory
-    return run(), peak_gigabytes()
 
 
 def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
