@@ -116,16 +116,11 @@ def test_a_study_without_any_finished_trial_is_reported(fresh_store: Fake) -> No
             r"systems must stand without --study, --scenario and --tracking-uri, but got --scenario$",
         ),
         (
-            ["systems", "--study", "demo"],
-            r"systems must stand without --study, --scenario and --tracking-uri, but got --study$",
-        ),
-        (
             ["systems", "--prices"],
             r"--prices must stand without systems, --study, --scenario and --runs, but got systems$",
         ),
         (["systems", "--results", "."], r"no results in \.: python experiments/reproduce\.py NAME makes some"),
         (["systems", "--results", "none"], r"--results must be an existing folder, but got none$"),
-        (["--study", "demo", "--results", "none"], r"--results must be an existing folder, but got none$"),
         (["--runs", "demo", "interrupted", "--results", "bad.toml"], r"--results must be .*, but got bad\.toml$"),
     ],
 )

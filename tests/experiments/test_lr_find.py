@@ -171,12 +171,10 @@ def test_another_range_test_in_the_store(store: Store, refused: Refused) -> None
     ("arguments", "message"),
     [
         ("five_kon", "unknown recipe 'five_kon': did you mean 'five_conv'?"),
-        ("five_conv --low 1 --high 0.1", "`--low < --high` must hold, but got 1 and 0.1"),
         ("five_conv --low 1 --high 1", "`--low < --high` must hold, but got 1 and 1"),
         ("five_conv --low 0", "argument --low: must be a number above 0, but got '0'"),
         ("five_conv --high inf", "argument --high: must be a number above 0, but got 'inf'"),
         ("five_conv --steps 99", "argument --steps: must be a whole number of at least 100, but got '99'"),
-        ("five_conv --steps x", "argument --steps: must be a whole number of at least 100, but got 'x'"),
     ],
 )
 def test_wrong_arguments_get_one_line(tmp_path: Path, refused: Refused, arguments: str, message: str) -> None:

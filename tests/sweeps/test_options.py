@@ -184,13 +184,6 @@ class TestArgumentsThatCannotBe:
     def test_a_space_that_does_not_exist(self, refused: Refused) -> None:
         assert refused("--space", "ful") == "unknown space 'ful': did you mean 'full'?"
 
-    def test_a_space_that_breaks_rules(self, refused: Refused, tmp_path: Path) -> None:
-        space = tmp_path / "mine.toml"
-        space.write_text('description = "d"\n[parameters.widht]\nlow = 1.0\nhigh = 2.0')
-        assert (
-            refused("--space", str(space)) == f"{space}: parameters: unknown parameter 'widht': did you mean 'width'?"
-        )
-
     def test_a_space_whose_name_makes_no_study(self, refused: Refused, tmp_path: Path) -> None:
         space = tmp_path / f"{'ü' * 100}.toml"
         space.write_text(SPACES["fast"].text)

@@ -39,11 +39,8 @@ def faults(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "field 'parameters' is missing"),
         ("[parameters]", "parameters must name at least one"),
         ("paramters = 3", "field 'parameters' is missing; unknown field 'paramters'; did you mean 'parameters'?"),
-        ("[parameters.mix]\nchoice = []", "unknown field 'parameters.mix.choice'; did you mean 'choices'?"),
-        ("[parameters.mix]\nlog = 3", "parameters.mix.log must be a valid boolean, but got 3"),
     ],
 )
 def test_the_shape_of_the_file(text: str, message: str) -> None:
@@ -61,18 +58,13 @@ def test_the_shape_of_the_file(text: str, message: str) -> None:
          "parameters.width must have either choices or a range, but has choices and low, log"),
         ("width", "choices = []", "parameters.width.choices must not be empty"),
         ("width", "choices = [1, 1.0]", "parameters.width.choices must differ, but got [1.0, 1.0]"),
-        ("width", 'choices = ["1"]', "parameters.width.choices: width must be of type float, but got '1'"),
         ("width", "choices = [9, true]", "parameters.width.choices: `0 < width <= 8` must hold, but got 9.0; "
          "parameters.width.choices: width must be of type float, but got True"),
-        ("mix", 'choices = ["mixpu"]',
-         "parameters.mix.choices: mix must be one of none, mixup, cutmix, but got 'mixpu'"),
         ("model", 'choices = ["fastresnet"]',
          "parameters.model.choices: unknown model 'fastresnet': did you mean 'fast_resnet'?"),
         ("flip", "low = 0\nhigh = 1", "parameters.flip must have choices, because flip is of type bool"),
-        ("translate", "low = 0.5\nhigh = 4", "parameters.translate.low: translate must be of type int, but got 0.5"),
         ("translate", "low = 0\nhigh = 40", "parameters.translate.high: `0 <= translate <= 16` must hold, but got 40"),
         ("width", "low = 2\nhigh = 2", "parameters.width.low must be less than high, but got low = 2.0 and high = 2.0"),
-        ("width", "low = 1\nhigh = inf", "parameters.width.high: width must be finite, but got inf"),
         ("color_jitter", "low = 0\nhigh = 1\nlog = true",
          "parameters.color_jitter.low must be above 0 where log = true, but got 0.0"),
         ("width", "low = 1\nhigh = 2\nlog = true\nstep = 0.5", "parameters.width must not have both log and step"),
@@ -132,7 +124,6 @@ def test_a_condition(when: str, message: str) -> None:
         ("when = { mx = 1 }\nflip = true", "hold[0].when: unknown parameter 'mx': did you mean 'mix'?"),
         ("epochs = 3.0", "hold[0]: epochs is set by the sweep itself"),
         ("flop = true", "hold[0]: unknown parameter 'flop': did you mean 'flip'?"),
-        ("flip = 1", "hold[0]: flip must be of type bool, but got 1"),
         ("weight_decay_multiple = -1", "hold[0]: `weight_decay_multiple >= 0` must hold, but got -1.0"),
         ('mix = "none"', 'with optimizer = "muon": mix is both held and a parameter'),
         ("learning_rate = 1.0\nlearning_rate_multiple = 1.0",
