@@ -76,7 +76,7 @@ def section(facts: Facts) -> Section:
         CitedText(assumed),
     ]
     sentences = (_study(facts), _retraining(facts), _serving(facts), _kept_on(facts), *_horizon(facts, options))
-    recommendation = {"cost": sentences, "customisation": (*_retirements(facts, ways), *_trainable(facts))}
+    recommendation = {"cost": sentences, "customisation": tuple(_trainable(facts))}
     numbers = (*_cost_numbers(facts), *_option_numbers(facts, options, by_volume), *_assumed_numbers(facts))
     return Section("The money", tuple(blocks), recommendation, numbers)
 
@@ -375,15 +375,6 @@ def _horizon(facts: Facts, options: Sequence[Option]) -> list[CitedText]:
     )
     text = f"{horizon} building costs {total(ours.total(months))}: {parts}. The others: {totals}."
     return [CitedText(text, (*facts.cost_sources, *_sources(options)))]
-
-
-def _retirements(facts: Facts, ways: Sequence[Way]) -> Iterator[CitedText]:
-    """Vendors of the scenario that end their service within the horizon."""
-    for way in ways:
-        for check in way.misses:
-            if check.bar == "horizon":
-                text = f"{way.title} {check.reason}: it is charged until then, and does not decide."
-                yield CitedText(text, way.option.sources)
 
 
 def _trainable(facts: Facts) -> Iterator[CitedText]:

@@ -261,11 +261,6 @@ def test_vendors_take_their_colours_in_turn(demo: Facts) -> None:
     assert colours[10:12] == colours[1:3]
 
 
-def test_a_vendor_that_retires_within_the_horizon_is_named(demo: Facts) -> None:
-    assert "Azure Custom Vision ends its service on 2028-09-25" in text(demo, "customisation")
-    assert "ends its service" not in text(with_scenario(demo, horizon_years=1), "customisation")
-
-
 def test_services_that_can_be_trained_are_named(demo: Facts) -> None:
     stated = text(demo, "customisation")
     custom = "AWS Rekognition Custom Labels, Azure Custom Vision and Google Vertex AutoML"
