@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 
 from cifar_core.data import Split
 from cifar_core.evaluation import serving
-from cifar_core.evaluation.serving import BATCHES, p95, time_serving
+from cifar_core.evaluation.serving import BATCHES, Timing, p95, time_serving
 from cifar_core.hardware import Hardware
 from cifar_core.models import build_model
 from cifar_core.recipe import Recipe
@@ -29,17 +31,21 @@ def test_single_images_and_large_batches_are_timed(images: int, monkeypatch: pyt
         assert timing.images == 1 or timing.seconds / timing.images < timings[0].seconds
 
 
-def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, calls = 0.0, 0
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int, int], float]) -> tuple[Timing, ...]:
+    """Time a network that takes `seconds(call, images)` for the calls, counted from 1, with so many images."""
+    now, calls = 0.0, itertools.count(1)
 
-    def predict(*_: object) -> None:
-        nonlocal now, calls
-        calls += 1
-        now += 0.5 if calls <= 30 else 0.01  # other work ends in the first round
+    def predict(model: object, batch: Split, *_: object) -> None:
+        nonlocal now
+        now += seconds(next(calls), len(batch))
 
     monkeypatch.setattr(serving, "predict", predict)
     monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
-    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
+    return time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
+
+
+def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    single, _ = timed(monkeypatch, lambda call, _: 0.5 if call <= 30 else 0.01)  # other work ends in the first round
     assert single.slow_seconds == pytest.approx(0.01)
     assert 59 <= single.repeats <= 200
 
@@ -47,29 +53,13 @@ def test_the_quietest_of_three_rounds_counts(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_hiccup_that_the_95th_percentile_does_not_show_makes_a_round_less_quiet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, calls = 0.0, 0
-
-    def predict(*_: object) -> None:
-        nonlocal now, calls
-        calls += 1
-        now += 2.0 if calls == 30 else 0.01 if calls <= 60 else 0.011  # the first round ends with call 60
-
-    monkeypatch.setattr(serving, "predict", predict)
-    monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
-    single, _ = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
+    hiccup = {30: 2.0}
+    single, _ = timed(monkeypatch, lambda call, _: hiccup.get(call, 0.01 if call <= 60 else 0.011))  # 60 end the round
     assert (single.slow_seconds, single.mean_seconds) == pytest.approx((0.011, 0.011))
 
 
 def test_slow_networks_are_timed_often_enough_for_a_percentile(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def predict(model: object, batch: Split, *_: object) -> None:
-        nonlocal now
-        now += 0.1 * len(batch)
-
-    monkeypatch.setattr(serving, "predict", predict)
-    monkeypatch.setattr(serving, "time", Mock(perf_counter=lambda: now))
-    single, large = time_serving(Mock(), synthetic(1, 0).train, CPU, "dataset")
+    single, large = timed(monkeypatch, lambda _, images: 0.1 * images)
     assert (single.repeats, large.repeats) == (59, 3)
 
 
