@@ -55,8 +55,8 @@ def test_convolutions_without_memory_for_their_buffers_say_so(name: str, dtype: 
         print(library.call("convolve", *shape, 0, images, weight, None, images))
         print(library.call("gradient_of_weight", *shape, images, images, weight{more}))
     """
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert answer.stdout == "1\n1\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n1\n"
 
 
 @needs_compiler
@@ -72,9 +72,15 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("CC", raising=False)
     path = tmp_path / "answer.c"
     path.write_text("int answer(void) { return 42; }\n", encoding="utf-8")
-    native.load.cache_clear()
     yield path
     native.load.cache_clear()
+
+
+def answer(source: Path) -> int | None:
+    """What the code answers to a process that begins; None if it cannot be used."""
+    native.load.cache_clear()
+    library = native.load(source)
+    return library.functions.answer() if library else None
 
 
 def libraries(tmp_path: Path) -> list[Path]:
@@ -83,33 +89,23 @@ def libraries(tmp_path: Path) -> list[Path]:
 
 @needs_compiler
 def test_compiled_once_and_again_after_a_change(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = native.load(source)
-    assert library is not None
-    assert library.functions.answer() == 42
+    assert answer(source) == 42
     assert len(libraries(tmp_path)) == 1  # no temporary file is left
-    native.load.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert native.load(source) is not None
+    assert answer(source) == 42
     source.write_text("int answer(void) { return 43; }\n", encoding="utf-8")
-    native.load.cache_clear()
-    assert native.load(source) is None
+    assert answer(source) is None
     monkeypatch.delenv("CC")
-    native.load.cache_clear()
-    library = native.load(source)
-    assert library is not None
-    assert library.functions.answer() == 43
+    assert answer(source) == 43
 
 
 @needs_compiler
 def test_compiled_again_after_a_change_of_a_header(source: Path) -> None:
     header = source.with_name("numbers.h")
     source.write_text('#include "numbers.h"\nint answer(void) { return ANSWER; }\n', encoding="utf-8")
-    for answer in (42, 43):
-        header.write_text(f"#define ANSWER {answer}\n", encoding="utf-8")
-        native.load.cache_clear()
-        library = native.load(source)
-        assert library is not None
-        assert library.functions.answer() == answer
+    for number in (42, 43):
+        header.write_text(f"#define ANSWER {number}\n", encoding="utf-8")
+        assert answer(source) == number
 
 
 @needs_compiler
@@ -119,7 +115,7 @@ def test_compiled_again_after_a_change_of_a_header(source: Path) -> None:
 def test_compiled_again_on_another_processor(
     source: Path, monkeypatch: pytest.MonkeyPatch, line: str, same: bool
 ) -> None:
-    assert native.load(source) is not None
+    assert answer(source) == 42
     read_text = Path.read_text
 
     def on_another(path: Path, encoding: str) -> str:
@@ -127,45 +123,39 @@ def test_compiled_again_on_another_processor(
 
     monkeypatch.setattr(Path, "read_text", on_another)
     monkeypatch.setenv("CC", "no-such-compiler")
-    native.load.cache_clear()
-    assert (native.load(source) is not None) == same
+    assert answer(source) == (42 if same else None)
 
 
 @needs_compiler
 def test_none_without_gccs_openmp(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = ctypes.CDLL
     monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded(name) if name else object())
-    assert native.load(source) is None
+    assert answer(source) is None
 
 
 @needs_compiler
 def test_none_for_a_file_that_does_not_compile(source: Path, tmp_path: Path) -> None:
     source.write_text("int answer(void) { return }\n", encoding="utf-8")
-    assert native.load(source) is None
+    assert answer(source) is None
     assert libraries(tmp_path) == []
 
 
 @needs_compiler
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_a_library_cut_short_is_compiled_again(source: Path, tmp_path: Path, share: float) -> None:
-    assert native.load(source) is not None
+    assert answer(source) == 42
     (library,) = libraries(tmp_path)
     whole = library.read_bytes()
     library.unlink()  # this process still uses it
     library.write_bytes(whole[: int(share * len(whole))])
-    native.load.cache_clear()
-    mended = native.load(source)
-    assert mended is not None
-    assert mended.functions.answer() == 42
+    assert answer(source) == 42
     assert library.read_bytes() == whole
 
 
 @needs_compiler
 def test_without_a_folder_to_keep_it_in_each_process_compiles(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # a file
-    library = native.load(source)
-    assert library is not None
-    assert library.functions.answer() == 42
+    assert answer(source) == 42
 
 
 @needs_compiler
@@ -181,22 +171,19 @@ def test_where_no_program_may_lie_in_that_folder_each_process_compiles(
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     for _ in range(2):
-        native.load.cache_clear()
-        library = native.load(source)
-        assert library is not None
-        assert library.functions.answer() == 42
+        assert answer(source) == 42
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "'cc"])
 def test_none_without_compiler(source: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     monkeypatch.setenv("CC", compiler)
-    assert native.load(source) is None
+    assert answer(source) is None
 
 
 @needs_compiler
 def test_a_compiler_with_arguments(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "env cc")
-    assert native.load(source) is not None
+    assert answer(source) == 42
 
 
 def test_none_without_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,4 +192,4 @@ def test_none_without_home(source: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", no_home)
-    assert native.load(source) is None
+    assert answer(source) is None
