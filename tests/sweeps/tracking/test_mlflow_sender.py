@@ -198,8 +198,14 @@ def test_queues_of_running_processes_are_theirs(server: Server, tmp_path: Path) 
     assert server.taken == [7]
 
 
-def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
-    refusal = MlflowException.invalid_parameter_value("no such run")
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (MlflowException.invalid_parameter_value("no such run"), "no such run"),
+        (answer(413), "413 for url: http://proxy"),  # as a proxy answers to an upload
+    ],
+)
+def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path, refusal: Exception, words: str) -> None:
     server.fault = lambda entry: refusal if entry.at == 1 else None
     sender = server.open(tmp_path)
     put(sender, 0, 1, 2)
@@ -211,7 +217,7 @@ def test_what_is_refused_is_set_aside(server: Server, tmp_path: Path) -> None:
     assert refused.first() == [Entry(key="trial-1", at=1)]
     refused.close()
     assert server.said == [
-        "MLflow refuses an entry of trial-1 (no such run); this and further refused entries of trial-1 are kept in "
+        f"MLflow refuses an entry of trial-1 ({words}); this and further refused entries of trial-1 are kept in "
         f"{tmp_path}"
     ]
 
@@ -225,18 +231,6 @@ def test_what_is_refused_is_set_aside_once_however_often_its_neighbours_fail(ser
     assert not outages
     assert server.taken[-1] == 2
     assert unsent(tmp_path) == 1
-
-
-def test_what_a_proxy_refuses_is_set_aside(server: Server, tmp_path: Path) -> None:
-    server.fault = lambda entry: answer(413) if entry.at == 1 else None
-    sender = server.open(tmp_path)
-    put(sender, 0, 1, 2)
-    assert sender.close(10, 10) == 1
-    assert (server.taken, unsent(tmp_path)) == ([0, 2], 1)
-    assert server.said == [
-        "MLflow refuses an entry of trial-1 (413 for url: http://proxy); this and further refused entries of trial-1 "
-        f"are kept in {tmp_path}"
-    ]
 
 
 @pytest.mark.parametrize("status", [401, 403, 408, 425, 429, 500, 503])
