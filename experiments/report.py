@@ -12,6 +12,7 @@ from experiments.decision import recommendation, what_if
 from experiments.decision.facts import Facts
 from experiments.decision.load_facts import load_facts
 from experiments.decision.verdict import verdict_of
+from experiments.labels import section as labels
 from experiments.pages.blocks import Figure, Lead, Page, Photo, Section
 from experiments.pages.page import References, finite, render_page, write_files
 from experiments.pages.text import MEASURES, CitedText
@@ -27,7 +28,6 @@ from experiments.sections import (
     classes,
     examples,
     importance,
-    labels,
     money,
     rerun,
     search,

@@ -65,6 +65,7 @@ def test_the_guide_names_every_space_with_its_architectures() -> None:
         assert f"`--space {name}`" in text, f"docs/sweeps.md must describe --space {name}"
         if name != "systems":  # docs/systems.md has these
             assert all(f"`{model}`" in text for model in space.models), f"docs/sweeps.md must name those of {name}"
+    assert SPACES["full"].description.startswith(f"{len(SPACES['full'].models)} architectures")
 
 
 def test_the_example_of_a_space_is_one(tmp_path: Path) -> None:

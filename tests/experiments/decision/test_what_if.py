@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,12 @@ def draw(chance: random.Random, facts: Facts) -> Facts:
         )  # fmt: skip
 
     vendors = tuple(vendor(number) for number in range(chance.randint(1, 4)))
+    assumed = {field.name: getattr(facts.scenario, field.name) for field in fields(facts.scenario)}
+    numbers: dict[str, Any] = {
+        name: value * chance.uniform(0.5, 1.3) for name, value in assumed.items() if type(value) is float
+    }
     scenario = replace(
-        facts.scenario, vendors=vendors, downloads=maybe(facts.scenario.downloads, ()),
+        replace(facts.scenario, **numbers), vendors=vendors, downloads=maybe(facts.scenario.downloads, ()),
         latency_bar_ms=maybe(chance.choice([5.0, 300.0, 2000.0]), odds=0.7),
         data_stays_in_house=maybe(True, False, odds=0.1), maintenance_hours_per_year=chance.choice([0.0, 12.0, 100.0]),
         labels_at_hand=maybe(chance.choice([0.0, 40_000.0]), odds=0.3),

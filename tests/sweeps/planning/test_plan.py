@@ -67,7 +67,7 @@ class TestRows:
             "study": "first",
             "device": f"{CPU.describe()}, fp32, 2 workers x 1 thread",
             "trials": "50",
-            "space": "full: 5 architectures and 3 optimisers",
+            "space": f"full: {SPACES['full'].description}",
             "each trial": "16 TFLOP, at most 10 epochs",
             "pruning": "halving, judged on 1,000 images, at the end on 3,000",
             "confirmation": "best 2 recipes and the starting one x 1 seed, 160 TFLOP, at most 50 epochs each",

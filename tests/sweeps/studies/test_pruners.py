@@ -66,7 +66,7 @@ def test_halving_lets_a_quarter_pass() -> None:
     study = study_with("halving")
     values = np.random.default_rng(0).permutation(200) / 200
     passed = [value for value in values if run(study, (value,) * 3) is None]
-    assert 0.2 < len(passed) / len(values) < 0.35, "a quarter, and some early ones"
+    assert 0.2 < len(passed) / len(values) < 0.25, "a quarter of those so far, rounded down"
     assert max(values) in passed
 
 

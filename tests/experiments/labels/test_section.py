@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from experiments.decision.facts import Facts
+from experiments.labels.section import section
 from experiments.pages.blocks import Missing, Table
 from experiments.pages.text import CitedText
 from experiments.reading.study import LabelCurve, LabelledRun
-from experiments.sections.labels import section
 from tests.experiments.support import figures, known, said, with_scenario
 
 COUNTS = (450, 1_350, 4_500, 13_500, 45_000)
