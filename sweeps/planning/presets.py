@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cifar_core.budget import Budget
 from cifar_core.data.data_set import CIFAR10, DataSet
 
-_MOST_PASSES = 4  # times as many passes over a small data set as over CIFAR-10, at most
+_LARGEST_FACTOR = 4  # on the caps in epochs, for a small data set
 
 EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
 
@@ -57,7 +57,7 @@ class Preset:
         passes gained nothing (docs/measurements.md).
         """
         pixels = (data_set.side / CIFAR10.side) ** 2
-        factor = min(max(1.0, CIFAR10.train_images / data_set.train_images), _MOST_PASSES)
+        factor = min(max(1.0, CIFAR10.train_images / data_set.train_images), _LARGEST_FACTOR)
 
         def longer(budget: Budget) -> Budget:
             if budget.flops is None:
