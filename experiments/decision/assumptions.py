@@ -65,7 +65,7 @@ def _terms(vendor: Vendor, facts: Facts) -> Iterator[str]:
         if vendor.tokens:
             yield vendor.tokens.figure
     if any(price.role == "token" for price in vendor.labelling(waits=facts.scenario.latency_bar_ms is None)):
-        asked = f"{vendor.image_tokens} tokens an image, {vendor.prompt_tokens:,.10g} of prompt"
+        asked = f"{vendor.image_tokens:,} tokens an image, {vendor.prompt_tokens:,.10g} of prompt"
         yield f"{asked}, {vendor.answer_tokens:,.10g} of answer"
     if vendor.storage or (vendor.training and vendor.stored_images is not None):
         price = f", {vendor.storage.figure}" if vendor.storage else ""

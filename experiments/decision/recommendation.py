@@ -11,7 +11,7 @@ from experiments.pages.text import CitedText
 from sweeps.words import percent
 
 HEADS: Mapping[str, str] = {
-    "performance": "Performance against the target",
+    "performance": "Performance against the bar",
     "customisation": "Customisation",
     "cost": "Cost of building, retraining and serving, against buying",
     "learning": "Learning and improvement",

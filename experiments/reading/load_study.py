@@ -82,7 +82,14 @@ def count_test_set_evaluations(path: Path, study: str) -> TestSetEvaluations:
         return TestSetEvaluations(recorded=False)
     found = [evaluation for line in lines if (evaluation := parse_evaluation(line)) is not None]
     keys = [key for name, key, _ in found if name == study]
-    return TestSetEvaluations(recorded, len(keys), len(found), len(lines) - len(found), len(keys) - len(set(keys)))
+    return TestSetEvaluations(
+        recorded,
+        study=len(keys),
+        store=len(found),
+        unreadable=len(lines) - len(found),
+        again=len(keys) - len(set(keys)),
+        adapted=sum(name == adapted_study(study) for name, _, _ in found),
+    )
 
 
 def _last_attempts(attempts: pd.DataFrame, stage: str) -> pd.DataFrame:

@@ -42,6 +42,7 @@ class TestSetEvaluations:
     store: int = 0  # evaluations of all studies in the store
     unreadable: int = 0  # damaged lines, such as one that a crash cut short
     again: int = 0  # evaluations of this study whose run was on record before
+    adapted: int = 0  # evaluations of the study that adapts a pretrained network beside it
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def section(facts: Facts) -> Section:
     """Test accuracy beside the published figures, against the bar, and how often the test set was used."""
     test = facts.test
     target, start, rework = _levels(facts.bar)
-    levels = f"{target} is the target"
+    levels = target
     if facts.is_cifar10:
         levels += f"; over {start} is a start; under {rework} {_REWORK}"
     same = ""
@@ -58,7 +58,7 @@ def section(facts: Facts) -> Section:
         "Accuracy beside published figures" if facts.is_cifar10 else "Accuracy",
         (
             *((_figure(facts),) if facts.is_cifar10 else ()),
-            CitedText(f"The bar: {levels}.", ("source/bar",)),
+            CitedText(f"The bar is {levels}.", ("source/bar",)),
             _table(facts),
             *((CitedText(same.strip()),) if same else ()),
             evaluations_sentence(facts),
@@ -90,19 +90,19 @@ def bar_sentence(facts: Facts) -> CitedText:
     ours = f"At {percent_beside(test.mean, 2, *levels)} the network"
     interval = f"95 % interval, {span(test, 2, bar.target)},"
     if test.low >= bar.target:
-        text = f"{ours} clears the {target} target; the whole {interval} does."
+        text = f"{ours} clears the {target} bar; the whole {interval} does."
     elif test.mean >= bar.target:
-        text = f"{ours} meets the {target} target, but its {interval} reaches below."
+        text = f"{ours} meets the {target} bar, but its {interval} reaches below."
     elif test.high >= bar.target:
-        text = f"{ours} misses the {target} target, though its {interval} reaches it."
+        text = f"{ours} misses the {target} bar, though its {interval} reaches it."
     elif not facts.is_cifar10:
-        text = f"{ours} misses the {target} target."
+        text = f"{ours} misses the {target} bar."
     elif test.mean > bar.start:
-        text = f"{ours} misses the {target} target; being over {start}, it is a start."
+        text = f"{ours} misses the {target} bar; being over {start}, it is a start."
     elif test.mean >= bar.rework:
-        text = f"{ours} misses the {target} target, and is not over the {start} that counts as a start."
+        text = f"{ours} misses the {target} bar, and is not over the {start} that counts as a start."
     else:
-        text = f"{ours} misses the {target} target; being under {rework}, it {_REWORK}."
+        text = f"{ours} misses the {target} bar; being under {rework}, it {_REWORK}."
     return CitedText(text, (*estimate_sources(test), "source/bar"))
 
 
@@ -121,7 +121,9 @@ def evaluations_sentence(facts: Facts) -> CitedText:
     text = f"The sealed test set was used {times(used.study)} for this study"
     if used.again:
         text += f", {times(used.again)} of them by a run that was on record before"
-    if used.store > used.study:
+    if used.adapted:
+        text += f", and {times(used.adapted)} for its adapted network"
+    if used.store > used.study + used.adapted:
         text += f"; the store's record has {used.store} uses of test sets in all, with exports, scored answers, "
         text += "adapted networks and reproductions"
     if used.study < tested:
@@ -185,10 +187,11 @@ def _performance(facts: Facts) -> Iterator[CitedText]:
         yield augmented
     if five_conv := next((a for a in _comparable(facts, "system") if a.key == "five_conv"), None):
         yield _comparison(facts.test, five_conv, "the published five_conv network")
-    if same := [a for a in _comparable(facts, "benchmark") if a.same_data]:
+    if same := [a for a in _comparable(facts, "benchmark", "system", "recipe") if a.same_data]:
         best = max(same, key=lambda a: a.best)
         name = best.name[:1].lower() + best.name[1:]
-        yield _comparison(facts.test, best, name, ", the best benchmark trained on CIFAR-10 alone")
+        what = ", as accurate as any published here that was trained on CIFAR-10 alone"
+        yield _comparison(facts.test, best, name, what)
     downloads = _comparable(facts, "recipe", "download")
     public = max(downloads, key=lambda a: (a.accuracy, a.key), default=None)
     if public and against_published(facts.test, public.accuracy) == "lower":
@@ -254,7 +257,7 @@ def _figure(facts: Facts) -> Figure:
         above, level = compared.count("lower"), compared.count("not_significant")
         lie = "lies" if above == 1 else "lie"
         text += f" Of the {len(compared)} published figures drawn here, {above} {lie} above ours by more than chance "
-        text += f"and {level} cannot be told from it; the bar through ours is its 95 % interval. Services are in the "
+        text += f"and {level} cannot be told from it; the line through ours is its 95 % interval. Services are in the "
         text += "table."
         sources = estimate_sources(facts.test)
     figure = benchmarks(shown, facts.test, _name(facts), facts.bar)
@@ -273,7 +276,7 @@ def benchmarks(published: Sequence[Accuracy], ours: Estimate | None, own_name: s
     lowest = min(40, 10 * math.floor(10 * min((row[0] for row in rows), default=1)))  # where the axis begins
     levels = [(100 * bar.rework, MUTED, 1.0), (100 * bar.start, MUTED, 1.0), (100 * bar.target, RUST, 1.5)]
     figure = canvas(height=62 + 38 * len(rows), left=6, top=26)
-    target = f"{short_percent(bar.target)} target"
+    target = f"{short_percent(bar.target)} bar"
     shapes, labels = [], [label(target, 100 * bar.target, 1, colour=RUST, yref="paper", yanchor="bottom")]
     for y, (share, name, year, same_data, digits, own) in enumerate(rows):
         shapes += [segment(x, x, y - 0.15, y + 0.1, colour=colour, width=width) for x, colour, width in levels]

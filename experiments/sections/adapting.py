@@ -78,9 +78,9 @@ def _difference(facts: Facts, adapted: Adapted, test: McNemar) -> CitedText:
         accuracy = fine_percent((test.both + test.first) / test.images)
         ours, alone = f"one of the {facts.subject}'s {count} runs ({accuracy})", "that run"
     better = "better" if test.difference > 0 else "worse"
-    judged = f"It and {ours} do not differ beyond chance"
+    judged = f"The adapted network and {ours} do not differ beyond chance"
     if test.p < SIGNIFICANCE_LEVEL:
-        judged = f"It is {better} than {ours}"
+        judged = f"The adapted network is {better} than {ours}"
     text = f"{judged}: {signed(test.difference)} points on the same {test.images:,} test images. It alone labels "
     text += f"{test.second:,} of them right, {alone} alone {test.first:,} (McNemar's test, {probability(test.p)})."
     return CitedText(text, run_sources(_answered(facts), adapted.run_id))
@@ -96,7 +96,7 @@ def _table(facts: Facts, adapted: Adapted) -> Table:
     rows: tuple[tuple[str, Callable[[Any], str], float | None, float | None], ...] = (
         ("With test-time augmentation", fine_percent, augmented, adapted.augmented),
         ("Training of the network", duration, ours.retrain_seconds, adapted.seconds),
-        ("Its compute", flops, ours.retrain_flops, adapted.flops),
+        ("Compute of that training", flops, ours.retrain_flops, adapted.flops),
         ("Whole study", duration, ours.seconds, adapted.study_seconds),
         ("Weights", "{:,}".format, facts.parameters, adapted.parameters),
         ("Answer to one image (95 %)", duration, p95, single.slow_seconds if single is not None else None),

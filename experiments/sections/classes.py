@@ -304,18 +304,19 @@ def evenness(found: ClassResults) -> tuple[CitedText, ...]:
     gap = points(strong.shown - weak.shown, 1)
     equal = weak.shown == strong.shown
     if uneven:
-        text = f"uneven on the {found.split} images: {weak} lies {gap} under {strong}. Only "
-        text += "training on more of your own images, here or at a vendor that trains on them, can improve that."
+        text = f"Accuracy differs between classes on the {found.split} images: {weak} lies {gap} under {strong}. More "
+        text += "training images of the weak classes, or adapting a pretrained network, may improve that."
     elif known and most < UNEVEN:
         apart = "all are right equally often" if equal else f"{weak} lies only {gap} under {strong}"
-        text = f"even on the {found.split} images: {apart}, so no class needs special treatment."
+        text = f"Accuracy hardly differs between classes on the {found.split} images: {apart}, so none needs special "
+        text += "treatment."
     else:
         apart = "all are equal here" if equal else f"{weak} lies {gap} under {strong}"
-        text = f"not known to be even or uneven on the {found.split} images: {apart}"
+        text = f"Whether accuracy differs between classes is not known from the {found.split} images: {apart}"
         if known:
             text += f"; the largest gap is {100 * max(0.0, least):.1f} to {points(most, 1)} (95 % interval)"
         text += "."
-    return (CitedText(f"Classes are {text}", run_sources(*found.run_ids)),)
+    return (CitedText(text, run_sources(*found.run_ids)),)
 
 
 def weakest_pair(matrix: Confusion) -> CitedText:
@@ -340,7 +341,7 @@ def _class_caption(found: ClassResults, bar: Bar) -> CitedText:
     if len(found.rows) > _MOST_SHOWN:
         text += f" These are the weakest {_MOST_SHOWN} of {len(found.rows)} classes; report.json has all."
     if found.lowest < bar.target:
-        text += f" The dotted line is the target of {short_percent(bar.target)}."
+        text += f" The dotted line is the bar of {short_percent(bar.target)}."
     return CitedText(text, run_sources(*dict.fromkeys((*found.run_ids, *found.validated))))
 
 

@@ -178,7 +178,7 @@ def _importances_caption(facts: Facts, found: Importances) -> CitedText:
     if any(name.endswith(USUAL) for name, _ in found.shares):
         text += f' "{USUAL.strip()}" divides by what suits the optimiser at the batch size and length of the trial.'
     if found.left_out:
-        text += f" Fewer than {FEW_TRIALS} of them have {listed(found.left_out)}: too few trials to tell."
+        text += f" Left out, as fewer than {FEW_TRIALS} of them have it: {listed(found.left_out)}."
     return CitedText(text, run_sources(facts.run_id))
 
 

@@ -15,6 +15,7 @@ from experiments.pages.blocks import Block, Cell, Figure, Missing, Number, Pairs
 from experiments.pages.plots import BLUE, GREEN, GRID, INK, MUTED, RUST, add_line, add_points, canvas, pc
 from experiments.pages.text import (
     CitedText,
+    capital,
     count_word,
     duration,
     estimate_sources,
@@ -183,7 +184,7 @@ def _summary(facts: Facts) -> Pairs:
     return Pairs.of(
         {
             "Trials": f"{trials}; {planned} planned" if planned else trials,
-            "Pruning": _pruning_sentence(facts).text,
+            "Pruning": capital(_pruning_sentence(facts).text.removeprefix("Pruning ")),
             "Judged on": _judged(facts.study),
             "Training compute": compute,
             "Wall time": wall,

@@ -384,7 +384,7 @@ def _labels_needed(facts: Facts, way: Way) -> str:
     if way.option.kind == "build":
         return "training set"
     if way.option.kind == "adapt":
-        return "to adapt"
+        return "for adapting"
     trained = {vendor.name for vendor in facts.scenario.vendors if vendor.training}
     return "training set" if way.option.name in trained else "none"
 

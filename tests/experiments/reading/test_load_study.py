@@ -151,10 +151,11 @@ def test_test_set_evaluations_are_counted_and_damaged_lines_reported(tmp_path: P
         {"time": "t", "study": "other", "key": "final-1-0", "data_sha256": "ab"},
         {"time": "t", "study": "demo", "key": "final-3-1", "data_sha256": "ab"},
         {"time": "u", "study": "demo", "key": "final-3-1", "data_sha256": "ab"},
+        {"time": "t", "study": "demo-adapted", "key": "final-0-0", "data_sha256": "ab"},
         {"time": "t", "study": "demo"},
     )
     path.write_text("\n".join([*map(json.dumps, lines), "[1]", "", '{"study": "demo"']))
-    expected = Evaluations(recorded=True, study=3, store=4, unreadable=3, again=1)
+    expected = Evaluations(recorded=True, study=3, store=5, unreadable=3, again=1, adapted=1)
     assert count_test_set_evaluations(path, "demo") == expected
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\xff")  # as an editor saves it
     assert count_test_set_evaluations(path, "demo") == expected

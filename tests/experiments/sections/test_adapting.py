@@ -40,12 +40,13 @@ def test_networks_are_compared_image_by_image(demo: Facts) -> None:
     said = texts(section(facts))
     images = test.images
     ours = f"one of the champion's 2 runs ({(test.both + 40) / images:.2%})".replace("%", " %")
-    assert f"It is worse than {ours}: {-4000 / images:.2f} points on the same {images:,} test images" in said
+    lost = f"{-4000 / images:.2f} points on the same {images:,} test images"
+    assert f"The adapted network is worse than {ours}: {lost}" in said
     assert "It alone labels 0 of them right, that run alone 40 (McNemar's test, p < 0.001)." in said
-    level = f"It and {ours} do not differ beyond chance: {-200 / images:.2f} points"
+    level = f"The adapted network and {ours} do not differ beyond chance: {-200 / images:.2f} points"
     assert level in texts(section(adapted(demo, wrong=2)))
     single = with_study(facts, final=demo.study.final.head(1))
-    assert "It is worse than the champion: " in texts(section(single))
+    assert "The adapted network is worse than the champion: " in texts(section(single))
     assert "the champion alone 40" in texts(section(single))
     assert "McNemar" not in texts(section(with_artifacts(facts, answers={})))
     first, second = facts.subject_runs

@@ -274,7 +274,7 @@ class TestConditionalParameters:
         facts = self.with_mix(many, 9)
         bars = figures(section(facts))["importances"]
         assert "mix_alpha" not in bars.figure.data[0].y
-        assert bars.caption.text.endswith(" Fewer than 10 of them have mix_alpha: too few trials to tell.")
+        assert bars.caption.text.endswith(" Left out, as fewer than 10 of them have it: mix_alpha.")
 
     def test_the_best_trial_may_lack_it(self, many: Facts) -> None:
         facts = self.with_mix(many, 40)

@@ -51,6 +51,7 @@ def test_the_table_counts_trials_compute_and_time(demo: Facts) -> None:
     rows = {label.text: value.text for label, value in table.rows}
     assert rows["Trials"] == "2 complete, 3 pruned, 1 failed (loss is not finite); 6 planned"
     assert rows["Training compute"].startswith("0.31 PFLOP spent on the search, of 0.82 PFLOP that full trials would")
+    assert rows["Pruning"].startswith("Saved ")
     assert rows["Wall time"] == "21 min 30 s"
     begun = section(with_cost(with_study(demo, metrics={}), flops=3e14))
     table = next(block for block in begun.blocks if isinstance(block, Pairs))
