@@ -144,9 +144,9 @@ def in_figure(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def cut_name(name: str) -> str:
-    """Return a name for a label, of 24 letters at most."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1].rstrip()}…"
+def cut_name(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name for a label, of `longest` letters at most."""
+    return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}…"
 
 
 def room_for(names: Sequence[str], least: int) -> int:

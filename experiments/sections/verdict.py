@@ -64,6 +64,7 @@ COST_RATIO = 1.2  # between a measured and an assumed cost, in either direction,
 FLIPS = 2  # of assumptions that the first screen names
 UNKNOWN = "unknown"
 WHAT_IF = "what-if.html"  # the page of sliders, beside the report
+_LONGEST_ALONG = 30  # letters of a label along a line
 _NEAR = 0.03  # of the costs' range: lines that are nearer have one label
 _FAINT = 0.35  # opacity of a way that misses a bar
 
@@ -315,6 +316,8 @@ def _labels(
 ) -> Iterator[dict[str, object]]:
     """A label beside each mark, towards the middle of the figure, and along each line without a mark.
 
+    The latter are at the end of the line that is further from the marks.
+
     Args:
         places: positions of the ways on the axis of costs, ascending.
         heights: lowest and highest position, in percent of accuracy.
@@ -325,7 +328,8 @@ def _labels(
     beside = {title: height for (_, title), height in zip(known, apart, strict=True)}
     lines: list[tuple[float, list[str]]] = []  # those that fall together have one label
     for way, x in zip(ways, places, strict=True):
-        name, colour = in_figure(cut_name(way.title)), colours[way.title]
+        cut = cut_name(way.title) if way.accuracy else cut_name(way.title, _LONGEST_ALONG)
+        name, colour = in_figure(cut), colours[way.title]
         if way.accuracy:
             anchor, shift = ("left", 8) if x <= (places[0] + places[-1]) / 2 else ("right", -8)
             yield label(name, x, beside[way.title], colour=colour, xanchor=anchor, xshift=shift)
@@ -333,9 +337,11 @@ def _labels(
         near = bool(lines) and x - lines[-1][0] < _NEAR * (places[-1] - places[0])
         names = lines.pop()[1] if near else []
         lines.append((x, [*names, f"<span style='color:{colour}'>{name}</span>"]))
+    above = bool(apart) and high - apart[0] > apart[-1] - low
+    y, end, align, shift = (high, "top", "right", 8) if above else (low, "bottom", "left", 4)
     for x, names in lines:
         text = "<br>".join(names)
-        yield label(text, x, low, textangle=-90, xanchor="left", yanchor="bottom", align="left", yshift=4)
+        yield label(text, x, y, textangle=-90, xanchor="left", yanchor=end, align=align, yshift=shift)
 
 
 def _apart(heights: Sequence[float], gap: float) -> list[float]:

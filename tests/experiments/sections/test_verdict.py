@@ -324,9 +324,16 @@ def test_the_way_of_the_answer_is_on_top_and_lines_that_fall_together_have_one_l
     assert [mark.name for mark in either if mark.error_y.thickness == 3] == ["building", "calls"]
     along = [re.sub("<span.*?>|</span>", "", a.text) for a in drawn.layout.annotations if a.textangle]
     assert along == [
-        "&lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt;…<br>GPT-6 Luna",
-        "AWS Rekognition Custom…",
+        "&lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;b&gt; &lt;…<br>GPT-6 Luna",
+        "AWS Rekognition Custom Labels",
     ]
+
+
+def test_labels_of_lines_keep_clear_of_marks(demo: Facts) -> None:
+    for accuracy, end in ((0.95, "bottom"), (0.65, "top")):
+        facts = with_test(demo, accuracy)
+        drawn = verdict.cost_against_accuracy(facts, [way for way in ways_of(facts) if way.option.kind != "adapt"])
+        assert {label.yanchor for label in drawn.layout.annotations if label.textangle} == {end}
 
 
 @pytest.mark.parametrize("right", [9300, 9310, 9500])
