@@ -56,8 +56,8 @@ class CachedPictures:
         arrays, mend = [], "delete its folder to read the pictures again"
         try:
             files = _facts(self.folder)["files"][split]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self.folder}: these pictures must be readable, but: {error}") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{self.folder}: these pictures must be readable, but: {error}; {mend}") from error
         for name, digest in files.items():
             path = self.folder / name
             try:

@@ -139,6 +139,11 @@ def test_a_damaged_cache(pets: Path) -> None:
         said = refusal(cached.load_train_val, DataError)
         assert said.startswith(f"{path}: SHA-256 must be ")
         assert said.endswith("; delete its folder to read the pictures again")
+    for facts in ("[]", "{}", ""):
+        (cached.folder / "data.json").write_text(facts)
+        said = refusal(cached.load_train_val, DataError)
+        assert said.startswith(f"{cached.folder}: these pictures must be readable, but: ")
+        assert said.endswith("; delete its folder to read the pictures again")
     shutil.rmtree(cached.folder)
     assert made(pets).load_train_val().val.images.shape == (cached.data_set.val_images, 3, 32, 32)
 
