@@ -80,6 +80,7 @@ class Budget:
 
         Raises:
             UserError: as for `apply`.
+            RecipeError: norms are reset, but the rate is to be found by a range test.
         """
         longer = self.apply(recipe, train_images, data_set)
         if not recipe.reset_norms:
@@ -117,8 +118,7 @@ def at_length(recipe: Recipe, epochs: float) -> Recipe:
 def from_reference(recipe: Recipe, epochs: float) -> Recipe:
     """Return `recipe`, the recipe of a point in a search space, for another number of epochs.
 
-    Its epochs give the number of images of the reference run, which were different ones, so all of them count, where
-    `at_length` counts 12 passes at most.
+    Its epochs stand for the images of the reference run, which are all different, so they are not capped at 12 passes.
     """
     return _scaled(recipe, _counted(epochs) / recipe.epochs, epochs)
 

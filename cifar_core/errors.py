@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class OutOfMemory(UserError):
-    """A batch that did not fit into the memory of its device."""
+    """Images or a batch that did not fit into the memory of its device."""
 
 
 def suggest_name(name: str, known: Sequence[str], otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""Export of a trained network with its preprocessing inside: as a program of torch, and as ONNX."""
+"""Export of a trained network with its preprocessing inside: as a torch ExportedProgram, and as ONNX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cifar_core.data.data_set import DataSet
 from cifar_core.errors import first_line
 from cifar_core.training import normalise
 
-_AGREE = 1e-4  # of probabilities
+_TOLERANCE = 1e-4  # of probabilities
 _COMPARED, _TIMED = 64, 20  # images in a batch; answers for a single image
 
 
@@ -86,7 +86,7 @@ def _export_onnx(program: torch.export.ExportedProgram, data_set: DataSet, path:
         apart = (network(images) - with_onnx(images)).abs().max().item()
         seconds = [_seconds(answer, images[:1]) for answer in (with_onnx, network)]
     times = f"onnxruntime answers for one image in {1000 * seconds[0]:.1f} ms, torch in {1000 * seconds[1]:.1f} ms"
-    if not apart <= _AGREE:
+    if not apart <= _TOLERANCE:
         return f"not kept as ONNX: its probabilities differ by {apart:.2g}", False
     return (times, True) if seconds[0] < seconds[1] else (f"not kept as ONNX: {times}", False)
 

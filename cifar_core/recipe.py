@@ -34,7 +34,10 @@ MOST_EPOCHS = 10_000.0
 
 
 class RecipeError(UserError):
-    """A recipe that breaks rules; the message states every broken rule and the value given."""
+    """A recipe that breaks rules; the message states each, and the value given.
+
+    Rules between fields are checked where each field is valid by itself.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class Recipe:
     """All hyperparameters of a training run; what the machine decides is in `Hardware`.
 
     Raises:
-        RecipeError: a field has the wrong type or is out of range.
+        RecipeError: a field has the wrong type or is out of range, or fields contradict each other.
     """
 
     # network
@@ -73,7 +76,7 @@ class Recipe:
     reset_norms: bool = False  # muon: before each step, hidden weights are scaled to the norm sqrt(C_out), not decayed
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 disables clipping
     label_smoothing: float = 0.2  # probability mass spread over all classes
-    freeze_first: float = 1.0  # fraction of training that the first layer takes part in, its schedule shortened to it
+    freeze_first: float = 1.0  # fraction of training after which the first layer is frozen; 1: never
     average: str = "none"  # of the weights: ema, evaluated in their place, or lookahead, which they restart from
     average_decay: float = 0.95  # of this average, per step; it is reached at the end of training
     keep_best: bool = False  # keep the weights of the lowest validation loss instead of the last ones
@@ -141,7 +144,7 @@ class Recipe:
         """Create a recipe from these fields, with defaults for the others.
 
         Raises:
-            RecipeError: an unknown field, a wrong type, or a value out of range.
+            RecipeError: an unknown field, a wrong type, a value out of range, or fields that contradict each other.
         """
         fields_are = f"the fields are {', '.join(FIELD_TYPES)}"
         unknown = [name for name in values if name not in FIELD_TYPES]
@@ -237,6 +240,6 @@ def field_fault(name: str, value: Any) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    """Return `repr(value)`, but for a number that is too long for it: Python prints none of 4,300 digits or more."""
+    """Return `repr(value)`, but for a number that is too long for it: Python prints none of more than 4,300 digits."""
     too_long = isinstance(value, int) and value.bit_length() > 64
     return f"a number of {value.bit_length()} bits" if too_long else repr(value)

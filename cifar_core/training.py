@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_core import averaging, cuda_graphs
-from cifar_core.data import Split, Splits
+from cifar_core.data import WHITENING_IMAGES, Split, Splits
 from cifar_core.data.augment import augment, mix
 from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.evaluation.metrics import Predictions
@@ -34,9 +34,8 @@ from cifar_core.models.layers import draw_from
 from cifar_core.optim import ScheduleValues, build_optimizers, schedule, set_schedule
 from cifar_core.recipe import Recipe
 
-_WHITENING_IMAGES = 5_000
 _EVALUATION_BATCH = 500
-_AHEAD = 160  # at most so many images are drawn and augmented at once; batches of over half as many come one by one
+_AHEAD = 160  # small batches are drawn and augmented together, up to so many images
 _FLIP_SEED = 0x666C6970  # keeps the alternating flips apart from the order of the images, which the seed draws as well
 
 
@@ -46,7 +45,7 @@ class EvalSchedule:
 
     Attributes:
         losses: rising fractions of training in (0, 1], after which the training loss is yielded.
-        validations: the number of validation images by such a fraction, at most; at the last it is usually all.
+        validations: maps such a fraction to the largest number of validation images; at the end usually all.
     """
 
     losses: tuple[float, ...] = ()
@@ -57,9 +56,9 @@ class EvalSchedule:
         return sorted({_step_at(fraction, total_steps) for fraction in (*self.losses, *self.validations)})
 
     def planned(self, point: Progress) -> float:
-        """Return the fraction in `validations` for which the model was validated at `point`.
+        """Return the first fraction in `validations` that falls on the step of `point`; at the end it is 1.
 
-        Of a run of few steps it differs from the fraction that is done; where several fall on a step, it is the first.
+        In a run of few steps it differs from the fraction that is done.
         """
         total_steps = round(point.step / point.fraction)
         at = (fraction for fraction in self.validations if _step_at(fraction, total_steps) == point.step)
@@ -124,7 +123,7 @@ class TrainState:
             RecipeError: unknown model, or a learning rate that is still "range-test".
         """
         data_set = data.train.data_set
-        examples = normalise(data.train.images[:_WHITENING_IMAGES].float() / 255, recipe.normalisation, data_set)
+        examples = normalise(data.train.images[:WHITENING_IMAGES].float() / 255, recipe.normalisation, data_set)
         model = hardware.place(build_model(recipe, examples, data_set=data_set))
         generator = torch.Generator(hardware.device)
         generator.manual_seed(recipe.seed)
@@ -307,16 +306,16 @@ def _predict(
 ) -> tuple[Predictions, Predictions]:
     """Predict from the image alone, which is the first view, and from all views."""
     model.eval()
-    answers: tuple[list[Tensor], list[Tensor]] = [], []  # on the device, which nothing waits for until the end
+    probabilities: tuple[list[Tensor], list[Tensor]] = [], []  # on the device, which nothing waits for until the end
     for images in split.images.split(_EVALUATION_BATCH):
         inputs = normalise(images.to(hardware.device).float().div_(255), normalisation, split.data_set)
-        shares, views = zip(*_views(inputs, tta), strict=True)
+        weights, views = zip(*_views(inputs, tta), strict=True)
         with hardware.autocast():
             logits = [model(view.contiguous(memory_format=torch.channels_last)).float() for view in views]
-        mean = torch.stack([share * answer for share, answer in zip(shares, logits, strict=True)]).sum(0)
-        for kept, found in zip(answers, (logits[0], mean), strict=True):
-            kept.append(found.softmax(1))
-    plain, averaged = (Predictions(torch.cat(kept).cpu(), split.labels.cpu(), split.data_set) for kept in answers)
+        mean = torch.stack([weight * of_view for weight, of_view in zip(weights, logits, strict=True)]).sum(0)
+        for kept, chosen in zip(probabilities, (logits[0], mean), strict=True):
+            kept.append(chosen.softmax(1))
+    plain, averaged = (Predictions(torch.cat(kept).cpu(), split.labels.cpu(), split.data_set) for kept in probabilities)
     return plain, averaged
 
 
@@ -331,9 +330,9 @@ def _views(images: Tensor, tta: str) -> Iterator[tuple[float, Tensor]]:
         framed = F.pad(images, (1, 1, 1, 1), mode="reflect")
         shifted = [framed[:, :, :height, :width], framed[:, :, 2:, 2:]]
     centre = 0.25 if shifted else 0.5
-    for share, view in [(centre, images), *((0.125, view) for view in shifted)]:
-        yield share, view
-        yield share, view.flip(3)
+    for weight, view in [(centre, images), *((0.125, view) for view in shifted)]:
+        yield weight, view
+        yield weight, view.flip(3)
 
 
 def normalise(images: Tensor, normalisation: str = "dataset", data_set: DataSet = CIFAR10) -> Tensor:

@@ -40,10 +40,11 @@ FILE_BYTES = IMAGES_PER_FILE * RECORD_BYTES
 
 VAL_PER_CLASS = 500
 SPLIT_SEED = 2009
+WHITENING_IMAGES = 5_000  # the first training images, which the first filters of a network are made from
 
 
 class DataError(UserError):
-    """The data set is missing or damaged, and no source could provide it."""
+    """Images that are missing, damaged or unfit as a data set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -236,7 +236,7 @@ def _npm_complaint(output: Path) -> str:
 
 
 def _members(archive: Path, sha256: str, names: Sequence[str]) -> _Files:
-    """Verify the archive, and yield name and content of the regular files called `names`, in its order."""
+    """Verify the archive, and yield name and content of the regular files called `names`, in the archive's order."""
     _check_hash(archive, sha256)
     missing = set(names)
     with tarfile.open(archive, "r:gz") as tar:

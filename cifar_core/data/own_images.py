@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_core.data import Bytes, DataError
+from cifar_core.data import WHITENING_IMAGES, Bytes, DataError
 from cifar_core.data.data_set import DataSet
 from cifar_core.data.decoding import Decoded, decode, status
 from cifar_core.data.duplicates import content_of
@@ -34,9 +34,8 @@ from cifar_core.files import write_atomically
 
 SIDES = (32, 48, 64)  # pixels
 
-_BEGINNING = 5_000  # pictures that the first filters of a network are made from
-_VERSION = 1  # another one where the same files give other arrays
-_READ_AGAIN = 3  # another one where some files give other splits or notes, or are refused
+_VERSION = 1  # to be raised when the same files would give other arrays
+_READ_AGAIN = 3  # to be raised when some files would give other splits, notes or refusals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +113,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
     for split in ("train", "val"):
         labels = [decoded.pictures[i].label for i in places[split]]
         # Training pictures of a given split keep the order of their names, unless their beginning lacks a class.
-        if split == "val" or drawn or set(labels[: min(_BEGINNING, len(labels) // 2)]) != set(labels):
+        if split == "val" or drawn or set(labels[: min(WHITENING_IMAGES, len(labels) // 2)]) != set(labels):
             order = alternating(labels)
             places[split] = [places[split][i] for i in order]
     for split, chosen in places.items():
@@ -153,7 +152,7 @@ def _make(source: ImageSource, layout: Layout, progress: Callable[[str, int, int
 
 
 def _state(layout: Layout) -> str:
-    """Return a hash that changes when a file is added, renamed or written to."""
+    """Return a hash that changes when a file is added, removed, renamed or written to."""
     digest = hashlib.sha256(f"{_VERSION} {_READ_AGAIN} {layout.classes} {layout.given}".encode())
     for picture in layout.pictures:
         found = status(picture.path)

@@ -66,7 +66,7 @@ def alternating(labels: Sequence[int]) -> list[int]:
 
 
 def _frequent(labels: Sequence[int], contents: Sequence[str], share: float) -> set[str]:
-    """Return the contents with more copies in a class than the least that a split of this share has of it."""
+    """Return the contents whose copies in a class would be more than half of a split's share of it."""
     totals = Counter(labels)
     copies = Counter(zip(contents, labels, strict=True))
     return {content for (content, label), count in copies.items() if count > max(1, _LEAST * share * totals[label])}

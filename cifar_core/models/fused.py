@@ -27,7 +27,7 @@ _PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 class _Pool(IntEnum):
-    """When the images are pooled."""
+    """The place of the pool: FIRST is before the norm, LAST after the activation."""
 
     NEVER = 0
     FIRST = 1
@@ -50,9 +50,9 @@ def norm_activation(
         last: return `pool(activation(norm(inputs)))` instead.
     """
     place = _Pool.NEVER if pool is None else _Pool.LAST if last else _Pool.FIRST
-    gelu = isinstance(activation, nn.GELU)
-    if is_faster(inputs) and _fits(inputs, norm, place) and not (gelu and place is _Pool.LAST):
-        return _normalised(inputs, norm, place, gelu=gelu)
+    is_gelu = isinstance(activation, nn.GELU)
+    if is_faster(inputs) and _fits(inputs, norm, place) and not (is_gelu and place is _Pool.LAST):
+        return _normalised(inputs, norm, place, is_gelu=is_gelu)
     output: Tensor = activation(norm(pool(inputs) if pool is not None and not last else inputs))
     return pool(output) if pool is not None and last else output
 
@@ -94,10 +94,10 @@ def _fits(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool) -> bool:
     return usual and norm.weight.dtype == torch.float32 and (norm.training or not torch.is_grad_enabled())
 
 
-def _normalised(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
+def _normalised(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, is_gelu: bool) -> Tensor:
     if not norm.training:
-        return _evaluate(inputs, norm, pool, gelu=gelu)
-    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, float(norm.eps), pool, gelu)  # type: ignore[no-untyped-call]
+        return _evaluate(inputs, norm, pool, is_gelu=is_gelu)
+    output, mean, variance = _Norm.apply(inputs, norm.weight, norm.bias, float(norm.eps), pool, is_gelu)  # type: ignore[no-untyped-call]
     counted = output if pool is _Pool.FIRST else inputs
     _update_statistics(norm, mean, variance, counted.numel() // counted.shape[1])
     return output  # type: ignore[no-any-return]
@@ -124,7 +124,7 @@ class _Gelu(torch.autograd.Function):
 class _ReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        _, winners, output = _room(inputs, _Pool.LAST)
+        _, winners, output = _allocate(inputs, _Pool.LAST)
         _call("relu_pool", inputs.dtype, inputs.shape, inputs, winners, None, output)
         ctx.save_for_backward(winners)
         ctx.shape, ctx.dtype = inputs.shape, inputs.dtype
@@ -142,16 +142,16 @@ class _ReluPool(torch.autograd.Function):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pool: _Pool, gelu: bool
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, epsilon: float, pool: _Pool, is_gelu: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pixels, winners, output = _room(inputs, pool)
+        pixels, winners, output = _allocate(inputs, pool)
         mean, variance, scale = torch.empty(3, inputs.shape[1]).unbind()
-        table = _gelu_table() if gelu else None
+        table = _gelu_table() if is_gelu else None
         given = (pool, epsilon, table, weight, bias, inputs)
-        found = (pixels, winners, _sums(inputs.shape), mean, variance, scale, output)
+        found = (pixels, winners, _sum_buffer(inputs.shape), mean, variance, scale, output)
         _call("norm_forward", inputs.dtype, inputs.shape, *given, *found)
         ctx.save_for_backward(pixels, winners, bias, mean, variance, scale)
-        ctx.shape, ctx.epsilon, ctx.pool, ctx.gelu = inputs.shape, epsilon, pool, gelu
+        ctx.shape, ctx.epsilon, ctx.pool, ctx.is_gelu = inputs.shape, epsilon, pool, is_gelu
         ctx.mark_non_differentiable(mean, variance)
         return output, mean, variance
 
@@ -161,18 +161,18 @@ class _Norm(torch.autograd.Function):
         pixels, winners, bias, mean, variance, scale = ctx.saved_tensors
         of_inputs = native.new_images(ctx.shape, pixels.dtype) if ctx.needs_input_grad[0] else None
         of_weight, of_bias = torch.empty(2, len(bias)).unbind()
-        table = _gelu_slope_table() if ctx.gelu else None
-        given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sums(ctx.shape), mean, variance, scale)
+        table = _gelu_slope_table() if ctx.is_gelu else None
+        given = (ctx.pool, ctx.epsilon, table, bias, pixels, winners, _sum_buffer(ctx.shape), mean, variance, scale)
         gradient = native.as_images(gradient, pixels.dtype)
         _call("norm_backward", pixels.dtype, ctx.shape, *given, gradient, of_weight, of_bias, of_inputs)
         return of_inputs, of_weight, of_bias, None, None, None
 
 
-def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, gelu: bool) -> Tensor:
+def _evaluate(inputs: Tensor, norm: nn.BatchNorm2d, pool: _Pool, *, is_gelu: bool) -> Tensor:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    pixels, winners, output = _room(inputs, pool)
-    table = _gelu_table() if gelu else None
+    pixels, winners, output = _allocate(inputs, pool)
+    table = _gelu_table() if is_gelu else None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     given = (pool, float(norm.eps), table, norm.weight, norm.bias, inputs)
     statistics = (None, norm.running_mean, norm.running_var, scale)
@@ -187,7 +187,7 @@ def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, cou
     norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)  # type: ignore[union-attr, arg-type]
 
 
-def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
+def _allocate(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the input of the norm, which a first pool has to fill, and room for the pool's winners and the output."""
     if pool is _Pool.NEVER:
         return inputs, None, torch.empty_like(inputs)
@@ -197,7 +197,7 @@ def _room(inputs: Tensor, pool: _Pool) -> tuple[Tensor, Tensor | None, Tensor]:
     return pixels, torch.empty(output.numel(), dtype=torch.uint8), output
 
 
-def _sums(shape: tuple[int, ...]) -> Tensor:
+def _sum_buffer(shape: tuple[int, ...]) -> Tensor:
     """Return room for two sums of each chunk and channel."""
     return torch.empty(_chunks(shape), 2, shape[1])
 

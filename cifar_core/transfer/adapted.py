@@ -1,4 +1,4 @@
-"""A pretrained network with a head of one's own: saved as a whole, and loaded as a network that was trained is."""
+"""A pretrained network with a head of one's own: saved and loaded like a trained network."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 FEATURES = 1280
 _STEM = 32
-# Blocks: repeats, filter side, stride, expansion, output channels.
+# Blocks: repeats, kernel size, stride, expansion, output channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -43,17 +43,18 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         self.conv_stem = _Convolution(3, _STEM, 3, 2)
         blocks: list[nn.Module] = []
-        before = _STEM
-        for number, (repeats, side, stride, expansion, channels) in enumerate(_STAGES):
+        in_channels = _STEM
+        for number, (repeats, kernel_size, stride, expansion, channels) in enumerate(_STAGES):
             if number == _TUNED_STAGE:
                 self._tuned = len(blocks)
-            after = _scaled(channels, width)
+            out_channels = _scaled(channels, width)
             count = repeats if number in (0, len(_STAGES) - 1) else math.ceil(depth * repeats)
             for place in range(count):
-                blocks.append(_Block(before, after, side, stride if place == 0 else 1, expansion))
-                before = after
+                step = stride if place == 0 else 1
+                blocks.append(_Block(in_channels, out_channels, kernel_size, step, expansion))
+                in_channels = out_channels
         self.blocks = nn.Sequential(*blocks)
-        self.conv_head = _Convolution(before, FEATURES, 1)
+        self.conv_head = _Convolution(in_channels, FEATURES, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return F.relu6(self.conv_head(self.blocks(F.relu6(self.conv_stem(images))))).mean((2, 3))
@@ -68,34 +69,34 @@ class EfficientNetLite(nn.Module):
 class _Block(nn.Module):
     """Inverted bottleneck: widen, filter each channel, narrow; the input is added where the shapes allow it."""
 
-    def __init__(self, before: int, after: int, side: int, stride: int, expansion: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, expansion: int) -> None:
         super().__init__()
-        inside = before * expansion
-        self.expand_conv = _Convolution(before, inside, 1) if expansion > 1 else None
-        self.depthwise_conv = _Convolution(inside, inside, side, stride, groups=inside)
-        self.project_conv = _Convolution(inside, after, 1)
-        self._adds = stride == 1 and before == after
+        expanded = in_channels * expansion
+        self.expand_conv = _Convolution(in_channels, expanded, 1) if expansion > 1 else None
+        self.depthwise_conv = _Convolution(expanded, expanded, kernel_size, stride, groups=expanded)
+        self.project_conv = _Convolution(expanded, out_channels, 1)
+        self._adds = stride == 1 and in_channels == out_channels
 
     def forward(self, inputs: Tensor) -> Tensor:
-        inside = inputs if self.expand_conv is None else F.relu6(self.expand_conv(inputs))
-        outputs: Tensor = self.project_conv(F.relu6(self.depthwise_conv(inside)))
+        expanded = inputs if self.expand_conv is None else F.relu6(self.expand_conv(inputs))
+        outputs: Tensor = self.project_conv(F.relu6(self.depthwise_conv(expanded)))
         return outputs + inputs if self._adds else outputs
 
 
 class _Convolution(nn.Conv2d):
     """Convolution padded as TensorFlow does: ceil(side / stride) pixels come out, the odd zero lies below and right."""
 
-    def __init__(self, before: int, after: int, side: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(before, after, side, stride, groups=groups)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        side, stride = self.kernel_size[0], self.stride[0]
-        zeros = [max((math.ceil(pixels / stride) - 1) * stride + side - pixels, 0) for pixels in inputs.shape[2:]]
+        size, stride = self.kernel_size[0], self.stride[0]
+        zeros = [max((math.ceil(pixels / stride) - 1) * stride + size - pixels, 0) for pixels in inputs.shape[2:]]
         above, left = (count // 2 for count in zeros)
         if self.groups > 1 and stride == 2 and inputs.requires_grad:
-            # All pixels, then every other one: the gradient of a stride of 2 takes oneDNN 3.7 twelve times as long.
-            every = F.conv2d(inputs, self.weight, self.bias, 1, side // 2, groups=self.groups)
-            return every[:, :, side // 2 - above :: 2, side // 2 - left :: 2]
+            # All pixels, then every other one: in oneDNN 3.7 the gradient of a stride of 2 takes twelve times as long.
+            every = F.conv2d(inputs, self.weight, self.bias, 1, size // 2, groups=self.groups)
+            return every[:, :, size // 2 - above :: 2, size // 2 - left :: 2]
         if zeros == [2 * above, 2 * left]:  # the convolution itself can pad, which saves a copy
             return F.conv2d(inputs, self.weight, self.bias, self.stride, (above, left), groups=self.groups)
         return super().forward(F.pad(inputs, (left, zeros[1] - left, above, zeros[0] - above)))

@@ -55,7 +55,7 @@ _STUDY = "benchmark"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchBudget:
-    """A search has the compute that a study of `trials` trials of `preset` plans, a usual sweep `seconds`."""
+    """Limits of a search: the compute that a study of `trials` trials of `preset` plans; of a usual sweep `seconds`."""
 
     preset: Preset = PRESETS["quick"]
     trials: int = 50
@@ -79,7 +79,7 @@ class BestSoFar:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class SearchResult:
     """Result of a search: its number of trials, its curve, and the parameters of its best network."""
 
     hardware: Hardware  # hardware of the trainings
@@ -89,7 +89,7 @@ class Found:
     recipe: Mapping[str, Any]
 
 
-def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bool) -> Found:
+def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bool) -> SearchResult:
     """Run a study up to the choice of its champion, then train the champion's recipe for the length of a final."""
     began, clock = datetime.now(UTC), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def our_study(seed: int, budget: SearchBudget, hardware: Hardware, *, starts: bo
     trained = measure(WantedRun("final", final), hardware)
     spent = runs["metrics.cost/training_flops"].sum() + step_flops(final, CIFAR10) * total_steps(final, images)
     points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=trained.accuracy))
-    return Found(
+    return SearchResult(
         hardware=hardware,
         trials=len(study.search),
         points=points,
@@ -156,8 +156,8 @@ def optuna_alone(
     trials: int,
     sampler: Callable[..., BaseSampler],
     pruner: Callable[[], BasePruner] = NopPruner,
-) -> Found:
-    """Run trials of the `trials`-th part of the compute as long as it lasts; a pruned one leaves some for another."""
+) -> SearchResult:
+    """Run trials, each on 1/`trials` of the compute, until it is spent; what pruning saves pays for more."""
     clock, data = time.perf_counter(), real_data()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Hyperband assigns the trials to its brackets by the name of the study.
@@ -179,7 +179,7 @@ def optuna_alone(
             points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))
             chosen, (_, tta_accuracy) = recipe, evaluate(state.model, data.val, hardware, recipe)
     points.append(replace(points[-1], flops=spent, seconds=time.perf_counter() - clock))
-    return Found(
+    return SearchResult(
         hardware=hardware,
         trials=len(study.trials),
         points=points,

@@ -31,7 +31,7 @@ from cifar_core.data.download import default_data_dir, ensure_cifar10
 from cifar_core.files import write_atomically
 from cifar_core.hardware import DEVICES, Hardware, set_up_cpu
 from cifar_core.machine import usable_cores
-from experiments.accuracy.contestants import SPACE, BestSoFar, Found, SearchBudget, optuna_alone, our_study
+from experiments.accuracy.contestants import SPACE, BestSoFar, SearchBudget, SearchResult, optuna_alone, our_study
 from experiments.accuracy.run_file import add, load
 from experiments.accuracy.training_runs import machine
 from experiments.accuracy.usual_sweep import RESNET, SMALL, usual_sweep
@@ -49,7 +49,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "data" / "searches.json"
 # 24 trials are what TPE needs to learn from its ten random ones; of the starting network each (26 TFLOP) is 0.9 passes
 # over the images. The 8 long ones show how much hangs on that choice.
 _hyperband = partial(HyperbandPruner, max_resource=EIGHTHS)
-SEARCHES: Mapping[str, Callable[[int, SearchBudget, Hardware], Found]] = {
+SEARCHES: Mapping[str, Callable[[int, SearchBudget, Hardware], SearchResult]] = {
     "ours": partial(our_study, starts=True),
     "ours, no starts": partial(our_study, starts=False),
     "random": partial(optuna_alone, trials=24, sampler=RandomSampler),

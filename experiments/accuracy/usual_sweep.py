@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
 from cifar_core.transfer.backbone import load_torchvision
-from experiments.accuracy.contestants import BestSoFar, Found, SearchBudget
+from experiments.accuracy.contestants import BestSoFar, SearchBudget, SearchResult
 from experiments.benchmarks import real_data
 from experiments.benchmarks.usual import WORKERS, Pictures
 
@@ -33,7 +33,7 @@ SMALL, RESNET = "small", "resnet18"
 _PASSES = 5  # over the images, of a trial
 
 
-def usual_sweep(seed: int, budget: SearchBudget, hardware: Hardware, *, networks: Sequence[str]) -> Found:
+def usual_sweep(seed: int, budget: SearchBudget, hardware: Hardware, *, networks: Sequence[str]) -> SearchResult:
     """Run trials over `networks` until the time is over; the answer is the best network after any pass of any trial."""
     clock, data = time.perf_counter(), real_data()
     train, val = Pictures(data.train, augmented=True), Pictures(data.val, augmented=False)
@@ -71,7 +71,7 @@ def usual_sweep(seed: int, budget: SearchBudget, hardware: Hardware, *, networks
         experiment = client.create_experiment("usual", artifact_location=folder)
         study.optimize(objective)
     points.append(replace(points[-1], flops=flops, seconds=time.perf_counter() - clock))
-    return Found(
+    return SearchResult(
         hardware=replace(hardware, bf16=False),
         trials=len(study.trials),
         points=points,
