@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -196,15 +197,26 @@ class Store:
         return self.root / "test_looks.jsonl"
 
     def record_test_set_evaluation(self, *, study: str, key: str, data_sha256: str) -> None:
-        """Add a line to the record of test set evaluations, before run `key` is evaluated on a data set."""
+        """Add a line to the record of test set evaluations, before run `key` is evaluated on a data set.
+
+        Raises:
+            OSError: writing failed, for example on a full disk; the record is as it was.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"time": now, "study": study, "key": key, "data_sha256": data_sha256}
         path = self.test_set_evaluations
-        torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("ab", buffering=0) as file:  # a buffer would be written again by `close`
+            fcntl.flock(file, fcntl.LOCK_EX)  # other studies of the store may add theirs
+            end = file.seek(0, os.SEEK_END)
+            torn = path.read_bytes()[-1:] not in (b"", b"\n")
+            content = b"\n" * torn + json.dumps(line).encode() + b"\n"
+            try:
+                while content:
+                    content = content[file.write(content) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
     def evaluations(self, data_sha256: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield study and key of each evaluation on record; damaged lines are left out.

@@ -142,6 +142,23 @@ def test_evaluations_on_the_test_set_are_lines_that_add_up_also_after_one_that_w
     assert list(store.evaluations("cd")) == [("b", "confirm-1-0")]
 
 
+def test_a_full_disk_leaves_no_part_of_a_line_in_the_record_of_evaluations(tmp_path: Path) -> None:
+    store, path = Store.locate(tmp_path), tmp_path / "test_looks.jsonl"
+    store.record_test_set_evaluation(study=STUDY, key="final-0-0", data_sha256="ab")
+    before = path.read_bytes()
+    code = f"""
+import resource, signal
+from pathlib import Path
+from sweeps.store import Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 10},) * 2)  # a write stops there, as on a full disk
+Store.locate(Path({str(tmp_path)!r})).record_test_set_evaluation(study="b", key="final-1-0", data_sha256="cd")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
