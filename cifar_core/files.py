@@ -96,7 +96,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Files are replaced in the order of `contents`.
 
     Raises:
-        OSError: writing failed; no temporary file is left.
+        OSError: writing failed, with the path of the file; no temporary file is left.
     """
     # Process ids are not unique where containers share a folder.
     temporaries = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
@@ -110,6 +110,9 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # `write` and `fsync` give none
+        raise
     finally:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from cifar_core.errors import UserError
+from cifar_core.errors import UserError, cause
 from sweeps.lock import creation_lock, holder
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
@@ -200,23 +200,26 @@ class Store:
         """Add a line to the record of test set evaluations, before run `key` is evaluated on a data set.
 
         Raises:
-            OSError: writing failed, for example on a full disk; the record is as it was.
+            StoreError: writing failed, for example on a full disk; the record is as it was.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"time": now, "study": study, "key": key, "data_sha256": data_sha256}
         path = self.test_set_evaluations
-        with path.open("ab", buffering=0) as file:  # a buffer would be written again by `close`
-            fcntl.flock(file, fcntl.LOCK_EX)  # other studies of the store may add theirs
-            end = file.seek(0, os.SEEK_END)
-            torn = path.read_bytes()[-1:] not in (b"", b"\n")
-            content = b"\n" * torn + json.dumps(line).encode() + b"\n"
-            try:
-                while content:
-                    content = content[file.write(content) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
+        try:
+            with path.open("ab", buffering=0) as file:  # a buffer would be written again by `close`
+                fcntl.flock(file, fcntl.LOCK_EX)  # other studies of the store may add theirs
+                end = file.seek(0, os.SEEK_END)
+                torn = path.read_bytes()[-1:] not in (b"", b"\n")
+                content = b"\n" * torn + json.dumps(line).encode() + b"\n"
+                try:
+                    while content:
+                        content = content[file.write(content) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise StoreError(f"a test must be recorded in {path} before it, but: {cause(error)}") from error
 
     def evaluations(self, data_sha256: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield study and key of each evaluation on record; damaged lines are left out.

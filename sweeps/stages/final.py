@@ -13,7 +13,6 @@ from sweeps.executors.protocol import EvaluateJob, Failed, Outcome, RunsFailErro
 from sweeps.progress import StageProgress, SweepRun
 from sweeps.stages.confirmation import Confirmed
 from sweeps.stages.stage import Stage, Sweep
-from sweeps.store import StoreError
 from sweeps.studies.keys import final_key, seed_of
 from sweeps.studies.study import derive_seed
 from sweeps.tracking.notes import run_name, run_note
@@ -100,10 +99,7 @@ class ChampionTest(Stage):
     def start(self, run: SweepRun) -> None:
         """Record the evaluation before it happens."""
         plan = self.sweep.plan
-        try:
-            self.sweep.store.record_test_set_evaluation(study=plan.study, key=run.key, data_sha256=plan.data_set.sha256)
-        except OSError as error:
-            raise StoreError(f"a test must be recorded in the store before it, but: {error}") from error
+        self.sweep.store.record_test_set_evaluation(study=plan.study, key=run.key, data_sha256=plan.data_set.sha256)
 
     def finish(self, run: SweepRun, outcome: Outcome | None) -> None:
         """Record the test accuracy."""

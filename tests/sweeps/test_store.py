@@ -155,7 +155,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 10},) * 2)  # a write 
 Store.locate(Path({str(tmp_path)!r})).record_test_set_evaluation(study="b", key="final-1-0", data_sha256="cd")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+    said = f"a test must be recorded in {path} before it, but: File too large"
+    assert done.stderr.splitlines()[-1] == f"sweeps.store.StoreError: {said}"
     assert path.read_bytes() == before
 
 
