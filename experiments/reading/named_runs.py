@@ -18,7 +18,7 @@ from experiments.reading.study_reader import StudyReader
 from sweeps.store import Store, StoreError
 from sweeps.studies.keys import STUDY_KEY
 from sweeps.tracking.mlflow_client import answering
-from sweeps.tracking.registry import CHAMPION, champions
+from sweeps.tracking.registry import CHAMPION, champions, registered_runs
 from sweeps.words import did_you_mean, shortened
 
 LETTERS = 4  # at least, of the beginning of an id
@@ -53,6 +53,12 @@ def champion_of(reader: StudyReader, model: str | None = None, *, has_option: bo
     """
     with answering(reader.store.tracking_uri):
         found = champions(reader.client)
+        if not found and registered_runs(reader.client):  # MLflow drops the alias with its version
+            other = ", and --model NAME/VERSION does without it" if has_option else ""
+            raise StoreError(
+                f"a registered model must have the alias champion, but none in {reader.store.root} has it any more; "
+                f"the command of a study, given again, sets it{other}"
+            )
     if not found:
         raise StoreError(f"a store must hold a finished study to have a champion, but {reader.store.root} holds none")
     chosen = [version for version in found if model in (None, version.name)]

@@ -33,9 +33,10 @@ def registered(store: Store, name: str | None = None) -> ModelVersion:
     model, slash, number = (name or "").rpartition("/")
     if not slash:
         return champion_of(reader, name, has_option=True)
-    champion = champion_of(reader, model, has_option=True)
     with answering(store.tracking_uri):
-        versions = {str(each.version): each for each in all_versions(reader.client, champion.name)}
+        versions = {str(each.version): each for each in all_versions(reader.client, model)}
+    if not versions:
+        return champion_of(reader, model, has_option=True)  # which says what there is
     if number not in versions:
         raise StoreError(f"--model must name a version of {model} ({', '.join(versions)}), but got {name!r}")
     return versions[number]

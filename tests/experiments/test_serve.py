@@ -139,6 +139,27 @@ def test_a_version_that_is_not_the_champion_can_be_served(store: Store) -> None:
         registered(store, "cifar10/3")
 
 
+def test_without_the_alias_a_version_is_served_by_its_number(tmp_path: Path, blank: Path) -> None:
+    store = Store.locate(tmp_path)
+    shutil.copyfile(blank, tmp_path / "mlflow.db")
+    client = MlflowClient(store.tracking_uri)
+    client.create_registered_model("cifar10")
+    for _ in range(2):
+        client.create_model_version("cifar10", "file:///nowhere", "a run")
+    client.set_registered_model_alias("cifar10", "champion", "1")
+    client.delete_model_version("cifar10", "1")
+    assert str(registered(store, "cifar10/2").version) == "2"
+    for name in (None, "cifar10", "pets/2"):
+        with pytest.raises(StoreError) as error:
+            registered(store, name)
+        assert str(error.value) == (
+            f"a registered model must have the alias champion, but none in {tmp_path} has it any more; the command of "
+            "a study, given again, sets it, and --model NAME/VERSION does without it"
+        )
+    with pytest.raises(StoreError, match=r"^--model must name a version of cifar10 \(2\), but got 'cifar10/1'$"):
+        registered(store, "cifar10/1")
+
+
 @pytest.mark.usefixtures("server")
 def test_the_speed_over_http_is_kept_with_the_champion(store: Store) -> None:
     version, speed = registered(store), HttpSpeed(0.01, 0.02, 4, 90.0, 64, 300.0)
