@@ -27,6 +27,7 @@ from sweeps.studies.storage import open_storage
 from sweeps.studies.study import REMOVED
 from sweeps.tracking.locations import artifact_folder, follow_store
 from sweeps.tracking.mlflow_client import answering, connect, every_experiment, every_page, every_run
+from sweeps.tracking.mlflow_queue import refused_of
 from sweeps.tracking.registry import registered_runs
 
 
@@ -150,7 +151,8 @@ def _of_study(
     for run_id in deleted.keys() - kept:
         key = deleted[run_id].data.tags.get("key", STUDY_KEY)
         weights = store.weights(study, key)
-        own = (weights, weights.with_name(f"{weights.name}.sha256"), store.checkpoints(study, key))
+        own = [weights, weights.with_name(f"{weights.name}.sha256"), store.checkpoints(study, key)]
+        own += refused_of(store.queues(study), key)  # else they would be sent for ever
         named = key not in active and key not in ("", ".", "..") and "/" not in key  # anybody may write a tag
         paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(own if named else ()))
         yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)

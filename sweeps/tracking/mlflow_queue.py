@@ -180,6 +180,16 @@ def unsent(folder: Path) -> int:
     return queued(folder) + sum(_queued(path) for path in folder.glob(f"*{REFUSED}"))
 
 
+def refused_of(folder: Path, key: str) -> list[Path]:
+    """Return the files in `folder` with what MLflow refused of a run; those that are damaged are left out."""
+    found = []
+    for path in sorted(folder.glob(f"*{REFUSED}")):
+        with contextlib.suppress(ValueError, TypeError):
+            if _entry(path.read_bytes()).key == key:  # each has one entry
+                found.append(path)
+    return found
+
+
 def _queued(path: Path) -> int:
     try:
         content = path.read_bytes()

@@ -161,6 +161,18 @@ def test_deleted_runs_go_and_the_champion_is_restored(place: Place) -> None:
     assert not [text for text in missed if "trial 1" in text]
 
 
+def test_what_mlflow_refused_of_a_run_goes_with_it(place: Place) -> None:
+    place.client.delete_run(place.ids["trial-1"])
+    tracker = MlflowTracker(place.store, "mine")
+    tracker.open()
+    for key in ("trial-1", "trial-7", "trial-1"):  # nobody has deleted trial-7, which is not there
+        tracker.tag(key, any="tag")
+    assert tracker.close() == 3
+    remove(place.store, find_waste(place.store))
+    [left] = place.store.queues("mine").iterdir()
+    assert "trial-7" in left.read_text()
+
+
 def test_the_registry_is_that_of_the_store_whatever_the_environment_says(
     place: Place, tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
