@@ -95,18 +95,18 @@ def register(uri: str, run_id: str, model: LoggedModel, tags: Mapping[str, str])
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = all_versions(client, name)
-    if all(version.source != model.model_uri for version in versions):
+    if all(version.source != model.model_uri for version in all_versions(client, name)):
         text = _describe(tags, model.tags.get(_ONNX, ""))
         client.create_model_version(
             name, model.model_uri, run_id, dict(tags), description=text, model_id=model.model_id
         )
+    for _ in range(2):  # again, as another study may have registered its own meanwhile
         versions = all_versions(client, name)
-    newest = newest_of_studies(versions)
-    newest[tags["study"]] = next(version for version in versions if version.source == model.model_uri)
-    served = client.get_registered_model(name).aliases.get(CHAMPION)
-    best = max(newest.values(), key=lambda each: (float(each.tags.get("val_accuracy", 0)), each.version == served))
-    client.set_registered_model_alias(name, CHAMPION, best.version)
+        newest = newest_of_studies(versions)
+        newest[tags["study"]] = next(version for version in versions if version.source == model.model_uri)
+        served = client.get_registered_model(name).aliases.get(CHAMPION)
+        best = max(newest.values(), key=lambda each: (float(each.tags.get("val_accuracy", 0)), each.version == served))
+        client.set_registered_model_alias(name, CHAMPION, best.version)
 
 
 def champions(client: MlflowClient) -> list[ModelVersion]:

@@ -203,6 +203,26 @@ def test_a_study_that_finds_a_better_champion_moves_the_alias(place: Place, tmp_
         assert found.tags["study"] == champion
 
 
+def test_of_two_studies_that_register_at_once_the_alias_names_the_better(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place.store.root, tmp_path / "moved")
+    uri = Store.locate(tmp_path / "moved").tracking_uri
+    client = MlflowClient(uri)
+    run = client.get_run(str(champions(client)[0].run_id)).info
+    one, other = (client.create_logged_model(run.experiment_id, name=name, source_run_id=run.run_id) for name in "ab")
+    set_alias = MlflowClient.set_registered_model_alias
+
+    def set_late(*arguments: Any) -> None:
+        monkeypatch.undo()
+        register(uri, run.run_id, other, numbers("fourth", 0.97))
+        set_alias(*arguments)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", set_late)
+    register(uri, run.run_id, one, numbers("third", 0.95))
+    assert champions(client)[0].tags["study"] == "fourth"
+
+
 def test_a_study_that_returns_to_an_earlier_champion_moves_the_alias_back(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.store.root, tmp_path / "moved")
     uri = Store.locate(tmp_path / "moved").tracking_uri
