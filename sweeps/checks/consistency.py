@@ -21,6 +21,7 @@ from sweeps.states import STATE_OF_TRIAL
 from sweeps.store import Store
 from sweeps.studies.keys import STUDY_KEY, trial_key, trial_of
 from sweeps.studies.study import ranked
+from sweeps.tracking.artifacts import missing_artifacts
 from sweeps.tracking.locations import follow_store, is_new, moved_from
 from sweeps.tracking.mlflow_client import answering, connect, every_run, renamed
 from sweeps.tracking.mlflow_queue import unsent
@@ -117,7 +118,7 @@ def disagreements(
                 blocks=True,
             )
         else:
-            yield from _runs(client, experiment, study, trials, known)
+            yield from _runs(store, client, experiment, study, trials, known)
         if recorded and not unsent(store.queues(study)):
             yield from _second_looks(client, experiment, study, recorded, known)
 
@@ -148,6 +149,7 @@ def _without_experiment(client: MlflowClient, study: str, trials: Sequence[Froze
 
 
 def _runs(
+    store: Store,
     client: MlflowClient,
     experiment: Experiment,
     study: str,
@@ -177,7 +179,7 @@ def _runs(
         if not key:
             yield from (Finding(f"MLflow has a run {run.info.run_id} without a key") for run in active)
         elif key == STUDY_KEY:
-            yield from _one(client, key, active, same)
+            yield from _one(store, client, key, active, same)
         elif (trial := started.get(trial_of(key))) is None:
             if active:
                 yield Finding(
@@ -189,7 +191,7 @@ def _runs(
             yield Finding(f"the run {key} in MLflow did not train the recipe of trial {trial.number}", blocks=True)
         else:
             ours = [run for run in same if not _trained_another(run, trial, key)]
-            yield from _one(client, key, active, ours)
+            yield from _one(store, client, key, active, ours)
 
 
 def _runs_at_stake(client: MlflowClient, where: Sequence[str], trials: Sequence[FrozenTrial]) -> list[Run]:
@@ -211,8 +213,8 @@ def _trained_another(run: Run, trial: FrozenTrial, key: str) -> bool:
     return any(name in params and params[name] != str(recipe[name]) for name in recipe.keys() - anew)
 
 
-def _one(client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[Run]) -> Iterator[Finding]:
-    """There must be one run with this key, and it must not be deleted."""
+def _one(store: Store, client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[Run]) -> Iterator[Finding]:
+    """There must be one run with this key, and it must not be deleted, unless its removal for good was cut short."""
     if len(active) > 1:
         text = f"MLflow: there must be one run {key}, but there are {len(active)}"
         empty = [run.info.run_id for run in active if not run.data.params and not run.data.metrics]
@@ -224,6 +226,10 @@ def _one(client: MlflowClient, key: str, active: Sequence[Run], same: Sequence[R
             yield Finding(text, blocks=True, advice=f"delete all but one of {ids} in MLflow")
     elif not active and len(same) == 1:
         [run] = same
+        if store.holds_mlflow and missing_artifacts(store, run):
+            rest = f"make clean-store{store.for_make()} removes the rest"
+            yield Finding(f"the run {key} was deleted in MLflow, and files of it are gone; {rest}")
+            return
         yield Finding(
             f"the run {key} was deleted in MLflow",
             Repair(f"restore the run {run.info.run_id}", lambda: client.restore_run(run.info.run_id)),

@@ -24,7 +24,7 @@ from sweeps.checks import commands
 from sweeps.checks.commands import repair_store
 from sweeps.checks.consistency import check_before_training
 from sweeps.checks.verify import findings
-from sweeps.store import Store
+from sweeps.store import Store, folder_name
 from sweeps.studies.storage import open_storage
 from sweeps.studies.study import find_study
 from sweeps.tracking.locations import artifact_folder, follow_store
@@ -227,6 +227,16 @@ def test_a_deleted_run_is_restored_and_that_is_said(edited: Edited, key: str) ->
     assert edited.resume() == [f"the run {key} was deleted in MLflow; mended: restore the run {edited.ids[key]}"]
     assert edited.keys() == sorted(edited.ids)
     assert edited.resume() == []
+
+
+def test_a_run_whose_removal_was_cut_short_is_not_restored(edited: Edited) -> None:
+    edited.client.delete_run(edited.ids["confirm-1-0"])
+    shutil.rmtree(edited.store.root / "artifacts" / folder_name(NAME) / edited.ids["confirm-1-0"])
+    rest = f"make clean-store STORE={edited.store.root} removes the rest"
+    said = [f"the run confirm-1-0 was deleted in MLflow, and files of it are gone; {rest}"]
+    assert edited.resume() == said
+    assert [str(finding) for finding in findings(edited.store, NAME)] == said
+    assert edited.client.get_run(edited.ids["confirm-1-0"]).info.lifecycle_stage == "deleted"
 
 
 def test_a_deleted_run_that_trained_something_else_stays_deleted(edited: Edited) -> None:
