@@ -261,6 +261,15 @@ def read_state_file(path: Path) -> bytes:
     return content
 
 
+def is_whole(path: Path) -> bool:
+    """Return true if a state's file is there and undamaged."""
+    try:
+        read_state_file(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read what `save_state` or `write_tensors` has written.
 

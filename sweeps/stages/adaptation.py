@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import Trial
 from torch import Tensor
 
-from cifar_core.checkpoint import CheckpointError
+from cifar_core.checkpoint import CheckpointError, is_whole
 from cifar_core.data import Split, Splits
 from cifar_core.data.source import DataSource
 from cifar_core.evaluation.metrics import Predictions
@@ -102,7 +102,7 @@ class Adaptation:
         Raises:
             Interrupted: `stop` returned true; the same call resumes the study.
             StudyError: the study was started with another backbone, preset or seed, or other data; or its fine-tuning
-                was interrupted, and there is too little memory now.
+                was interrupted, and there is too little memory now; or the file of the fine-tuned network is damaged.
             UserError: resuming it would give wrong results.
         """
         study = self._open()
@@ -116,7 +116,7 @@ class Adaptation:
             tuned = self._tuned(best.number, recipe, images)
             result = AdaptedResult(self.backbone, best.number, accuracy, tuned)
             key = result.key
-            fitted = self.tracker.state(key) == "complete" and self.store.weights(self.study, key).exists()
+            fitted = self.tracker.state(key) == "complete" and is_whole(self.store.weights(self.study, key))
             if not result.tuned and not fitted:
                 self._check()
                 self._fit_to_all(result, recipe, images)
@@ -360,7 +360,13 @@ class Adaptation:
         """
         key = result.key
         test = self.data.test()
-        network = load_network(self.store.weights(self.study, key)).network
+        try:
+            network = load_network(self.store.weights(self.study, key)).network
+        except CheckpointError as error:  # of a fine-tuned network, as a head was fitted again
+            raise StudyError(
+                f"{error}; bring that file back from a copy, or delete the run {key} in MLflow and run make "
+                f"clean-store{self.store.for_make()}: then the same command fine-tunes again"
+            ) from error
         assert isinstance(network, AdaptedNetwork)
         logits = [self._logits(network, test, mirrored) for mirrored in (False, True)]  # until here it can be stopped
         self.store.record_test_set_evaluation(study=self.study, key=key, data_sha256=self.plan.data_set.sha256)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 
-from cifar_core.checkpoint import CheckpointError, read_state_file
+from cifar_core.checkpoint import is_whole
 from cifar_core.recipe import Recipe
 from sweeps.executors.protocol import EvaluateJob, Failed, Outcome, RunsFailError
 from sweeps.progress import StageProgress, SweepRun
@@ -46,7 +45,7 @@ class Final(Stage):
         sweep, plan = self.sweep, self.sweep.plan
         for seed, key in enumerate(self._keys()):
             state = sweep.tracker.state(key)
-            if state == "pruned" or (state == "complete" and _kept(sweep.store.weights(plan.study, key))):
+            if state == "pruned" or (state == "complete" and is_whole(sweep.store.weights(plan.study, key))):
                 continue
             recipe = _recipe(sweep, self._champion, seed)
             tags = {"stage": "final", "trial": key, "source_trial": str(self._champion.source), "seed": str(seed)}
@@ -131,12 +130,3 @@ def _recipe(sweep: Sweep, champion: Confirmed, seed: int) -> Recipe:
     epochs = champion.recipe.epochs * plan.data_set.train_images / images  # as many steps, in passes over all images
     recipe = replace(champion.recipe, seed=derived, val_fraction=0.0, epochs=epochs)
     return plan.preset.final.extend(recipe, images, plan.data_set)
-
-
-def _kept(weights: Path) -> bool:
-    """Return true if the file of weights is there and undamaged."""
-    try:
-        read_state_file(weights)
-    except CheckpointError:
-        return False
-    return True

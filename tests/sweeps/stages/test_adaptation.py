@@ -96,6 +96,8 @@ def test_study_resumes_and_its_network_is_tested_once(
     assert adapt(store, backbone, test=False).test_accuracy is None
     assert not store.test_set_evaluations.exists()
     assert champions(connect(store.tracking_uri)) == []
+    [head] = store.weights_folder(STUDY).glob("*.safetensors")
+    head.write_bytes(head.read_bytes()[:-1])  # the head is fitted again
     result = adapt(store, backbone)
     printed = capsys.readouterr().out
     assert printed.count("head 0:") == printed.count("head 1:") == printed.count("head 2:") == 1
@@ -239,6 +241,12 @@ def test_fine_tuning_resumes_and_its_network_is_tested_once(
     assert adapt(damaged, backbone, fine_tune=True, test=False).tuned_accuracy == result.tuned_accuracy
     assert "state.safetensors: it must be a state of this version" in (said := capsys.readouterr().out)
     assert "fine-tuning begins again\n" in said
+    weights = damaged.weights(STUDY, "final-0-1")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    ways = "bring that file back from a copy, or delete the run final-0-1 in MLflow and run make clean-store STORE="
+    with pytest.raises(StudyError, match=rf"^{weights}: SHA-256 must be .*; {ways}{damaged.root}: then the same "):
+        adapt(damaged, backbone, fine_tune=True)
+    assert not damaged.test_set_evaluations.exists()
 
     without = Store.locate(tmp_path / "copy")
     assert not adapt(without, backbone).tuned
