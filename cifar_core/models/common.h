@@ -25,7 +25,8 @@ static inline void on_threads(fork_join parallel, int64_t threads, void (*work)(
 static inline int64_t take(int64_t *next, int64_t count) { return __atomic_fetch_add(next, count, __ATOMIC_RELAXED); }
 
 /* Null if there is no memory. */
+static inline void *room(int64_t bytes) { return aligned_alloc(64, round_up(bytes, 64)); }
 static inline void *zeros(int64_t bytes) {
-    void *memory = aligned_alloc(64, round_up(bytes, 64));
+    void *memory = room(bytes);
     return memory == NULL ? NULL : memset(memory, 0, round_up(bytes, 64));
 }

@@ -2,15 +2,14 @@
 
 In bf16 on AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row,
 so that small images leave most of a matrix tile empty. Elsewhere multiplications take most of the time, and Winograd's
-algorithm needs fewer: four ninths in bf16 (`conv3x3_winograd.c`), and a quarter in fp32, which leaves room for the
-larger rounding errors of larger tiles (`conv3x3_fp32.c`). In bf16 it computes 32 channels at once, so that fewer have
-kernels that take them in pairs (`conv3x3_narrow.c`).
+algorithm (`winograd.h`) needs a quarter of them with tiles of 4x4 outputs, and four ninths with tiles of 2x2. In bf16
+it computes 32 channels at once, so that fewer have kernels that take them in pairs (`conv3x3_narrow.c`).
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,24 @@ _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, hav
 # oneDNN (measured on an EPYC, Zen 5); slopes of larger images do not stay in the second cache.
 _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 
-# Winograd's algorithm computes all four outputs of a tile that reaches beyond the last row or column, and multiples of
-# 32 channels: no more than so many times the products that are wanted, or it does not pay. It transforms the filters
-# once for all tiles. Transforms grow with the sum of both channels, what they save with the product: with few channels
-# and many tiles oneDNN is faster, unless the vector units are half as wide as the registers (measured on EPYCs, Zen 5,
-# and Zen 4, which has such units).
-_WINOGRAD_CHANNELS = 32
-_MOST_WASTE, _FEWEST_TILES = 2.0, 32
-_FEW_CHANNELS, _MOST_TILES_OF_FEW = 25, 2**13  # product over sum
-
-# In fp32, where tiles have 16 outputs (measured on EPYCs, Zen 3 with AVX2 and Zen 4 with AVX512).
-_FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 24}
-_FEWEST_TILES_IN_FP32 = 64
+# Winograd's algorithm computes all outputs of a tile that reaches beyond the last row or column, and in bf16 multiples
+# of 32 channels: it pays where its multiplications are at most such a share of those of the definition, and where
+# enough tiles share the transforms of the filters and of their gradient, whose time is that of some 64 tiles. What
+# transforms save grows with the product of both channels, what they cost with the sum: with few channels and many
+# outputs oneDNN is faster in bf16, unless the vector units are half as wide as the registers (measured on EPYCs: Zen 5;
+# Zen 4, which has such units; and Zen 3, with AVX2).
+_SIDES = (4, 2)  # of a tile of outputs
+_MOST_MULTIPLICATIONS = {torch.bfloat16: 0.8, torch.float32: 0.5}
+_FEWEST_TILES = {torch.bfloat16: 32, torch.float32: 256}  # of 2x2 outputs
+_TILES_FOR_FILTERS = 64
+_FEW_CHANNELS, _MOST_OUTPUTS_OF_FEW = 25, 2**15  # product over sum; pixels
+_FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 24}  # channels
 
 
 def is_available(dtype: torch.dtype) -> bool:
     """Return true if the kernels for images of `dtype` can be used on this machine; compiles them at the first call."""
-    return all(_library(dtype, narrow=narrow) is not None for narrow in (False, True))
+    kernels = itertools.product((False, True), _SIDES)
+    return all(_library(dtype, narrow=narrow, side=side) is not None for narrow, side in kernels)
 
 
 def algorithm(dtype: torch.dtype) -> str:
@@ -65,12 +65,11 @@ def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     channels = inputs.shape[1]
     if not is_available(dtype):
         return False
-    if dtype == torch.float32:
-        return _suits_fp32(len(inputs), channels, outputs, height, width)
     if _is_narrow(dtype, channels, outputs):
         few = max(channels, outputs) <= _MOST_NARROW_CHANNELS and outputs * height * width <= _MOST_NARROW_NUMBERS
         return few and not _is_amx_used()
-    return _is_amx_used() or _suits_winograd(len(inputs), channels, outputs, height, width)
+    amx = dtype == torch.bfloat16 and _is_amx_used()
+    return amx or _suits_winograd(dtype, len(inputs), channels, outputs, height, width)
 
 
 def _dtype(inputs: Tensor) -> torch.dtype | None:
@@ -84,25 +83,29 @@ def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
     return dtype == torch.bfloat16 and min(channels, outputs) < _FEWEST_CHANNELS
 
 
-def _suits_fp32(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
-    vectors = native.fp32_vectors()
-    assert vectors is not None  # else there are no kernels
-    tiles = -(-height // 4) * -(-width // 4)
-    waste = 16 * tiles / (height * width)
-    return (
-        min(channels, outputs) >= _FEWEST_IN_FP32[vectors]
-        and images * tiles >= _FEWEST_TILES_IN_FP32
-        and waste <= _MOST_WASTE
+def _suits_winograd(dtype: torch.dtype, images: int, channels: int, outputs: int, height: int, width: int) -> bool:
+    if _tiles(images, height, width, 2) < _FEWEST_TILES[dtype]:
+        return False
+    side = _side(images, height, width)
+    share = (side + 2) ** 2 * _tiles(images, height, width, side) / (9 * images * height * width)
+    if dtype == torch.float32:
+        vectors = native.fp32_vectors()
+        assert vectors is not None  # else there are no kernels
+        return share <= _MOST_MULTIPLICATIONS[dtype] and min(channels, outputs) >= _FEWEST_IN_FP32[vectors]
+    padding = max(-(-count // 32) * 32 / count for count in (channels, outputs))
+    few = channels * outputs < _FEW_CHANNELS * (channels + outputs) and not _has_half_units()
+    return share * padding <= _MOST_MULTIPLICATIONS[dtype] and not (
+        few and images * height * width > _MOST_OUTPUTS_OF_FEW
     )
 
 
-def _suits_winograd(images: int, channels: int, outputs: int, height: int, width: int) -> bool:
-    tiles = -(-height // 2) * -(-width // 2)
-    padded = math.prod(-(-count // _WINOGRAD_CHANNELS) * _WINOGRAD_CHANNELS for count in (channels, outputs))
-    waste = 4 * tiles * padded / (height * width * channels * outputs)
-    few = channels * outputs < _FEW_CHANNELS * (channels + outputs)
-    most = _MOST_TILES_OF_FEW if few and not _has_half_units() else math.inf
-    return _FEWEST_TILES <= images * tiles <= most and waste <= _MOST_WASTE
+def _tiles(images: int, height: int, width: int, side: int) -> int:
+    return images * -(-height // side) * -(-width // side)
+
+
+def _side(images: int, height: int, width: int) -> int:
+    """Return the side of the tiles of outputs with which Winograd's algorithm is faster for such outputs."""
+    return min(_SIDES, key=lambda side: (side + 2) ** 2 * (_tiles(images, height, width, side) + _TILES_FOR_FILTERS))
 
 
 def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
@@ -162,26 +165,28 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
     """
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
-    library = _library(images.dtype, narrow=_is_narrow(images.dtype, channels, out_channels))
+    narrow, side = _is_narrow(images.dtype, channels, out_channels), _side(count, rows, columns)
+    library = _library(images.dtype, narrow=narrow, side=side)
     assert library is not None
     if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
         raise MemoryError("a convolution found no memory for its buffers")
 
 
 @functools.cache
-def _library(dtype: torch.dtype, *, narrow: bool) -> native.Library | None:
-    if dtype == torch.float32:
-        return native.load(Path(__file__).with_name("conv3x3_fp32.c")) if native.fp32_vectors() else None
-    if not native_bf16("cpu"):
+def _library(dtype: torch.dtype, *, narrow: bool, side: int) -> native.Library | None:
+    if not (native_bf16("cpu") if dtype == torch.bfloat16 else native.fp32_vectors()):
         return None
-    if _is_amx_used():
+    if dtype == torch.bfloat16 and _is_amx_used():
         return _amx()
-    return native.load(Path(__file__).with_name(f"conv3x3_{'narrow' if narrow else 'winograd'}.c"))
+    if dtype == torch.bfloat16 and narrow:
+        return native.load(Path(__file__).with_name("conv3x3_narrow.c"))
+    name = "conv3x3_bf16.c" if dtype == torch.bfloat16 else "conv3x3_fp32.c"
+    return native.load(Path(__file__).with_name(name), f"-DOUT={side}")
 
 
 @functools.cache
 def _has_half_units() -> bool:
-    library = _library(torch.bfloat16, narrow=False)
+    library = _library(torch.bfloat16, narrow=False, side=_SIDES[0])
     return library is not None and library.functions.has_half_units() == 1
 
 

@@ -86,20 +86,21 @@ def _kind(value: int | float | Tensor | None) -> type[ctypes.c_int64 | ctypes.c_
 
 
 @functools.cache
-def load(source: Path) -> Library | None:
+def load(source: Path, *options: str) -> Library | None:
     """Return the functions of a C file, or None if this machine cannot compile it, or torch's OpenMP is not GCC's.
 
-    Processes that start together may all compile; the last one to finish replaces the file of the others.
+    `options` are more options of the compiler. Processes that start together may all compile; the last one to finish
+    replaces the file of the others.
     """
     try:
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-        return Library(_functions(source), parallel)
+        return Library(_functions(source, options), parallel)
     except (AttributeError, OSError, TypeError, ValueError, RuntimeError, subprocess.SubprocessError):
         return None
 
 
-def _functions(source: Path) -> ctypes.CDLL:
-    options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ())]
+def _functions(source: Path, given: Sequence[str]) -> ctypes.CDLL:
+    options = [*_OPTIONS, *(_X86_OPTIONS if platform.machine() in ("x86_64", "AMD64") else ()), *given]
     kept = cache_folder() / "native" / f"{source.stem}-{_key(source, options)}.so"
     with contextlib.suppress(OSError):  # not there, or in a folder that holds no programs
         content = kept.read_bytes()

@@ -107,7 +107,7 @@ def test_it_is_the_convolution(
     assert [each.dtype for each in found[1:]] == [torch.float32] * len(used)
     # Outputs and the gradient of inputs are rounded to bf16; the others are sums in fp32. Winograd's algorithm rounds
     # its transformed images, slopes and filters to bf16 too, but not in fp32.
-    errors = (0.005, 0.005, 1e-4, 1e-4) if kernels == "AMX" or narrow else (0.02, 0.02, 0.02, 1e-4)
+    errors = (0.005, 0.005, 1e-4, 1e-4) if kernels == "AMX" or narrow else (0.05, 0.05, 0.05, 1e-4)
     if kernels == "fp32":
         errors = (1e-4, 1e-4, 1e-4, 1e-4)
     for name, one, other, error in zip(("output", "inputs", "weight", "bias"), found, expected, errors, strict=False):
@@ -115,12 +115,13 @@ def test_it_is_the_convolution(
         assert (one - other).abs().max() <= error * other.abs().max() + 1e-6, name
 
 
+@pytest.mark.parametrize("images", [4, 40])  # Winograd's algorithm takes larger tiles for more
 @pytest.mark.parametrize("channels", [(24, 32), (24, 64), (64, 64), (256, 256), *NARROW])
 @pytest.mark.usefixtures("settings_of_this_process")
-def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tuple[int, int]) -> None:
+def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tuple[int, int], images: int) -> None:
     if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
-    tensors = leaves(40, channels, 7, 7)
+    tensors = leaves(images, channels, 7, 7)
     torch.set_num_threads(1)
     expected = ours(kernels, tensors)
     for count in (2, 3, 8):
@@ -128,19 +129,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tup
         assert all(torch.equal(*pair) for pair in zip(ours(kernels, tensors), expected, strict=True))
 
 
+@pytest.mark.parametrize("images", [3, 30])
 @pytest.mark.parametrize("channels", [(32, 32), (3, 16)])
-def test_nan_and_infinity_reach_only_what_they_belong_to(kernels: str, channels: tuple[int, int]) -> None:
+def test_nan_and_infinity_reach_only_what_they_belong_to(kernels: str, channels: tuple[int, int], images: int) -> None:
     if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
-    tensors = leaves(3, channels, 6, 6)
+    tensors = leaves(images, channels, 8, 8)
     with torch.no_grad():
         tensors[0][1, 0, 0, 0] = torch.nan
-        tensors[0][2, 0, 5, 5] = torch.inf
+        tensors[0][2, 0, 7, 7] = torch.inf
     output, *_ = ours(kernels, tensors)
     finite = F.conv2d(tensors[0], tensors[1], tensors[2], padding=1).isfinite()
-    side = {"AMX": 1, "Winograd": 1 if channels in NARROW else 2, "fp32": 4}[kernels]
-    tiles = F.max_pool2d(1.0 - finite.float(), side, ceil_mode=True)  # the pixels of a tile have a common fate
-    finite = ~tiles.repeat_interleave(side, 2).repeat_interleave(side, 3)[:, :, :6, :6].bool()
+    side = 1 if kernels == "AMX" or (channels in NARROW and kernels == "Winograd") else conv3x3._side(images, 8, 8)
+    tiles = F.max_pool2d(1.0 - finite.float(), side)  # the pixels of a tile have a common fate
+    finite = ~tiles.repeat_interleave(side, 2).repeat_interleave(side, 3).bool()
     assert torch.equal(output.isfinite(), finite)
 
 
@@ -189,8 +191,8 @@ def test_other_matrix_products_are_right_in_between(kernels: str) -> None:
         ((24, 32), 2, True, ["AMX"]),
         ((64, 64), 4, True, ["AMX", "Winograd"]),
         ((64, 64), 3, True, ["AMX", "Winograd"]),
-        ((40, 40), 8, True, ["AMX"]),  # or computes outputs or channels for nothing,
-        ((40, 40), 12, True, ["AMX", "fp32"]),
+        ((33, 33), 8, True, ["AMX"]),  # or computes outputs or channels for nothing,
+        ((33, 33), 16, True, ["AMX", "Winograd", "fp32"]),
         ((256, 256), 1, True, ["AMX"]),
         ((24, 64), 64, True, ["AMX", "Winograd", "fp32"]),
         ((24, 64), 66, True, ["AMX", "fp32"]),  # or saves less than its transforms cost
@@ -255,7 +257,7 @@ def test_other_types_are_left_to_torch(
 def test_fp32_needs_some_channels(monkeypatch: pytest.MonkeyPatch, vectors: str, channels: int, taken: bool) -> None:
     forget_the_processor()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
-    monkeypatch.setattr(native, "load", lambda source: native.Library)
+    monkeypatch.setattr(native, "load", lambda source, *options: native.Library)
     images, weight = torch.zeros(64, channels, 8, 8), torch.zeros(64, channels, 3, 3)
     assert conv3x3.is_faster(images, weight, 8, 8) == taken
     forget_the_processor()
@@ -305,4 +307,4 @@ def test_exported_layer_takes_batches_of_any_size(algorithm: str) -> None:
         dimensions = ({0: torch.export.Dim("images")},)
         program = torch.export.export(layer, (images,), dynamic_shapes=dimensions).module()
         for batch in (images, images[:3]):
-            torch.testing.assert_close(program(batch), layer(batch), rtol=0.02, atol=0.01)
+            torch.testing.assert_close(program(batch), layer(batch), rtol=0.02, atol=0.05)

