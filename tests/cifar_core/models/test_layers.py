@@ -85,7 +85,7 @@ def test_a_pooled_convolution_gives_what_pooling_keeps(side: int, precision: tor
         ),
         strict=True,
     ):
-        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.05 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("side", [7, 32])  # 32: rows could be taken for channels
