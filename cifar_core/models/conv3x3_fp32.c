@@ -31,24 +31,12 @@ static inline void store_words(int32_t *to, words numbers) { memcpy(to, &numbers
 static inline words all_words(int32_t word) { return word - (words){0}; }
 static inline vector add_products(vector sum, words one, words other) { return sum + (vector)one * (vector)other; }
 
-/* Transpose LANES vectors of words, of which blocks of `half` change places with their neighbours on the diagonal. */
 static inline void transpose(words v[LANES]) {
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        words upper, lower;
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            upper[i] = i & half ? LANES + i - half : i;
-            lower[i] = upper[i] + half;
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            const int32_t word = v[i][j];
+            v[i][j] = v[j][i], v[j][i] = word;
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++)
-            if (!(i & half)) {
-                const words one = v[i], other = v[i + half];
-                v[i] = __builtin_shuffle(one, other, upper);
-                v[i + half] = __builtin_shuffle(one, other, lower);
-            }
-    }
 }
 
 #include "winograd.h"

@@ -226,9 +226,10 @@ def _one(store: Store, client: MlflowClient, key: str, active: Sequence[Run], sa
             yield Finding(text, blocks=True, advice=f"delete all but one of {ids} in MLflow")
     elif not active and len(same) == 1:
         [run] = same
-        if store.holds_mlflow and missing_artifacts(store, run):
+        folder, _ = missing_artifacts(store, run) or (None, [])
+        if store.holds_mlflow and folder is not None and not folder.exists():
             rest = f"make clean-store{store.for_make()} removes the rest"
-            yield Finding(f"the run {key} was deleted in MLflow, and files of it are gone; {rest}")
+            yield Finding(f"the run {key} was deleted in MLflow, and its files are gone; {rest}")
             return
         yield Finding(
             f"the run {key} was deleted in MLflow",

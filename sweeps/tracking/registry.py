@@ -150,7 +150,10 @@ def _active(client: MlflowClient, run: Run) -> Iterator[None]:
 
 def all_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return all versions of a registered model, the oldest first."""
-    versions = every_page(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    quote = '"' if "'" in name else "'"
+    if quote in name:  # MLflow's filters have no way to write both
+        return []
+    versions = every_page(lambda token: client.search_model_versions(f"name = {quote}{name}{quote}", page_token=token))
     return sorted(versions, key=lambda version: int(version.version))
 
 

@@ -202,7 +202,9 @@ def test_the_page_can_be_printed(visit: Visit) -> None:
     visit.ask("() => dispatchEvent(new Event('afterprint'))")
     visit.show(PAPER, media="print")
     assert visit.ask(_TOO_WIDE_FOR_PAPER) == []
-    assert all(commands.is_visible() for commands in visit.page.locator(".first > pre").all())
+    commands = visit.page.locator(".first > pre").all()
+    assert commands or not visit.page.url.endswith("report.html")
+    assert all(each.is_visible() for each in commands)
     pdf = visit.page.pdf(format="A4", prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > (1 if visit.figures else 0)

@@ -149,7 +149,7 @@ def test_without_the_alias_a_version_is_served_by_its_number(tmp_path: Path, bla
     client.set_registered_model_alias("cifar10", "champion", "1")
     client.delete_model_version("cifar10", "1")
     assert str(registered(store, "cifar10/2").version) == "2"
-    for name in (None, "cifar10", "pets/2"):
+    for name in (None, "cifar10", "pets/2", "pet's/2", "'\"/2"):
         with pytest.raises(StoreError) as error:
             registered(store, name)
         assert str(error.value) == (

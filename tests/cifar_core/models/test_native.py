@@ -16,6 +16,7 @@ from cifar_core.hardware import native_bf16
 from cifar_core.models import native
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+needs_fp32 = pytest.mark.skipif(native.fp32_vectors() is None, reason="neither AVX2 nor AVX512 here")
 needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 here")
 
 
@@ -23,7 +24,7 @@ needs_bf16 = pytest.mark.skipif(not native_bf16("cpu"), reason="no AVX512-bf16 h
 @pytest.mark.parametrize(
     "name",
     [
-        "conv3x3_fp32.c",
+        pytest.param("conv3x3_fp32.c", marks=needs_fp32),
         "fused_fp32.c",
         *(pytest.param(f"{n}.c", marks=needs_bf16) for n in ("fused_bf16", "conv3x3_bf16", "conv3x3_narrow")),
     ],
@@ -37,7 +38,7 @@ def test_the_kernels_can_be_used_here(name: str, side: int) -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "more"),
     [
-        ("conv3x3_fp32.c", "float32", ""),
+        pytest.param("conv3x3_fp32.c", "float32", "", marks=needs_fp32),
         pytest.param("conv3x3_bf16.c", "bfloat16", "", marks=needs_bf16),
         pytest.param("conv3x3_narrow.c", "bfloat16", ", None", marks=needs_bf16),
     ],

@@ -233,7 +233,7 @@ def test_a_run_whose_removal_was_cut_short_is_not_restored(edited: Edited) -> No
     edited.client.delete_run(edited.ids["confirm-1-0"])
     shutil.rmtree(edited.store.root / "artifacts" / folder_name(NAME) / edited.ids["confirm-1-0"])
     rest = f"make clean-store STORE={edited.store.root} removes the rest"
-    said = [f"the run confirm-1-0 was deleted in MLflow, and files of it are gone; {rest}"]
+    said = [f"the run confirm-1-0 was deleted in MLflow, and its files are gone; {rest}"]
     assert edited.resume() == said
     assert [str(finding) for finding in findings(edited.store, NAME)] == said
     assert edited.client.get_run(edited.ids["confirm-1-0"]).info.lifecycle_stage == "deleted"
