@@ -152,7 +152,7 @@ def _of_study(
         key = deleted[run_id].data.tags.get("key", STUDY_KEY)
         weights = store.weights(study, key)
         own = [weights, weights.with_name(f"{weights.name}.sha256"), store.checkpoints(study, key)]
-        own += refused_of(store.queues(study), key)  # else they would be sent for ever
+        own += refused_of(store.queues(study), key)  # else every later command would send them
         named = key not in active and key not in ("", ".", "..") and "/" not in key  # anybody may write a tag
         paths = _inside(store, _folder(store, deleted[run_id].info.artifact_uri), *(own if named else ()))
         yield Waste(study, f"{key}, deleted in MLflow", paths, key=None if key in active else key)

@@ -79,7 +79,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def answer(source: Path) -> int | None:
-    """What the code answers to a process that begins; None if it cannot be used."""
+    """Return what a function of `source` returns in a new process; None if the file cannot be used."""
     native.load.cache_clear()
     library = native.load(source)
     return library.functions.answer() if library else None
