@@ -22,18 +22,11 @@ int has_half_units(void) {
 
 static inline vector zero(void) { return _mm512_setzero_ps(); }
 static inline vector all(float number) { return _mm512_set1_ps(number); }
-static inline vector multiply_add(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vector read_first(const float *from, int64_t count) {
     return _mm512_maskz_loadu_ps(first_16(count), from);
 }
 static inline void write_first(float *to, vector numbers, int64_t count) {
     _mm512_mask_storeu_ps(to, first_16(count), numbers);
-}
-static inline vector load_first(const bf16 *from, int64_t count) {
-    return widened(_mm256_maskz_loadu_epi16(first_16(count), from));
-}
-static inline void store_first(bf16 *to, vector numbers, int64_t count) {
-    _mm256_mask_storeu_epi16(to, first_16(count), (__m256i)_mm512_cvtneps_pbh(numbers));
 }
 
 /* Words of neighbours among the 32 numbers, and words of one number of each vector. */

@@ -12,14 +12,6 @@ static inline void store(bf16 *to, vector numbers) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(numbers));
 }
 
-/* Of the first `count` numbers at most. */
-static inline vector load_first(const bf16 *from, int64_t count) {
-    return widened(_mm256_maskz_loadu_epi16(first_16(count), from));
-}
-static inline void store_first(bf16 *to, vector numbers, int64_t count) {
-    _mm256_mask_storeu_epi16(to, first_16(count), (__m256i)_mm512_cvtneps_pbh(numbers));
-}
-
 static inline vector read(const float *from) { return _mm512_loadu_ps(from); }
 static inline void write(float *to, vector numbers) { _mm512_storeu_ps(to, numbers); }
 static inline integers read_bytes(const uint8_t *from) {
@@ -30,7 +22,6 @@ static inline void write_bytes(uint8_t *to, integers numbers) {
 }
 
 static inline vector relu(vector x) { return _mm512_max_ps(_mm512_setzero_ps(), x); } /* NaN stays */
-static inline vector multiply_add(vector a, vector b, vector c) { return _mm512_fmadd_ps(a, b, c); }
 static inline mask is_nan(vector x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
 static inline mask is_greater(vector x, vector y) { return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ); }
 static inline mask is_at_most_zero(vector x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LE_OQ); }

@@ -18,6 +18,16 @@ static inline __m512 widened(__m256i numbers) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
 }
 
+/* The first `count` numbers, or 16 of them; zeros behind them. */
+static inline __m512 load_first(const bf16 *from, int64_t count) {
+    return widened(_mm256_maskz_loadu_epi16(first_16(count), from));
+}
+static inline void store_first(bf16 *to, __m512 numbers, int64_t count) {
+    _mm256_mask_storeu_epi16(to, first_16(count), (__m256i)_mm512_cvtneps_pbh(numbers));
+}
+
+static inline __m512 multiply_add(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+
 /* Transpose 16 vectors of 16 numbers of 32 bits. */
 static inline void transpose(__m512i *v) {
     __m512i t[16];
