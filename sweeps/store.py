@@ -21,6 +21,7 @@ from sweeps.lock import creation_lock, holder
 
 _SQLITE, _SQLITE_LONG = "sqlite:///", "sqlite+pysqlite:///"
 _ROOM = 64_000_000  # bytes that a sweep needs to get anywhere
+_LONGEST_PATH = 490  # bytes: SQLite opens paths of at most 512, and needs some of them for files beside a database
 _LEAST_ROOM = 1_000_000  # bytes for the files that SQLite creates beside a database, also to read it
 DEFAULT_STORE = Path(__file__).resolve().parents[1] / "mlruns"
 
@@ -63,7 +64,7 @@ class Store:
         """Return the store in the folder `root`, without touching it.
 
         Raises:
-            StoreError: its path is not UTF-8, as MLflow writes it into its database.
+            StoreError: its path is not UTF-8, as MLflow writes it into its database, or too long for SQLite.
         """
         root = root.absolute()
         try:
@@ -71,6 +72,8 @@ class Store:
         except UnicodeEncodeError as error:
             locale = "in a UTF-8 locale such as LC_ALL=C.UTF-8"
             raise StoreError(f"the path of a store must be UTF-8, {locale}, but got {root}") from error
+        if (length := len(os.fsencode(root))) > _LONGEST_PATH:
+            raise StoreError(f"the path of a store must have at most {_LONGEST_PATH} bytes, but has {length}: {root}")
         return cls(
             root=root,
             tracking_uri=tracking_uri or _sqlite_url(root / "mlflow.db"),

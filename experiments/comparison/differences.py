@@ -143,7 +143,7 @@ METRICS = (
     ComparedMetric("test/loss", "Test loss, nats", -1, "{:.3f}".format),
     ComparedMetric("cost/seconds", "Time to train", -1, duration, 0.1),  # the speed of a machine varies by a tenth
     ComparedMetric("cost/images_per_second", "Images a second", 1, "{:,.0f}".format, 0.1),
-    ComparedMetric("cost/training_flops", "Training compute", -1, flops, 0.01),  # a budget is rounded to whole steps
+    ComparedMetric("cost/training_flops", "Training compute", -1, flops, 0.05),  # a budget is rounded to whole steps
     ComparedMetric("cost/epochs", "Epochs", 0, lambda epochs: f"{round(epochs, 2):g}"),
 )
 

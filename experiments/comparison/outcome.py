@@ -26,7 +26,7 @@ RULES = (
     "single runs with stored answers, their test accuracies are compared with McNemar's test on the same images. Other "
     "accuracies are compared by the 95 % interval of their difference, losses with Welch's t-test over seeds. Times "
     "and images a second differ if they are more than 10 % apart, and are compared on the same hardware only; compute "
-    "differs if it is more than 1 % apart. Each comparison has a significance level of 5 % of its own, so about one in "
+    "differs if it is more than 5 % apart. Each comparison has a significance level of 5 % of its own, so about one in "
     "twenty is significant by chance. A comparison of single runs is about these trained networks, not about their "
     "recipes: other seeds may give another result."
 )

@@ -36,7 +36,7 @@ def stated_assumptions(facts: Facts) -> dict[str, str]:
 def _horizon(years: float) -> str:
     """The horizon in years, or in months where it is shorter than one."""
     count, unit = (years, "year") if years >= 1 else (12 * years, "month")
-    text = f"{count:.10g}"
+    text = f"{round(count, 3):.10g}"  # a month is no finite decimal of a year
     return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
 
 

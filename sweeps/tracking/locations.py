@@ -1,4 +1,4 @@
-"""Artifact locations that follow the store when it is moved or copied.
+"""Artifact locations, and commands in tags, that follow the store when it is moved or copied.
 
 MLflow records absolute locations, and has none that follow a database: it makes relative paths absolute on the first
 write, and `mlflow-artifacts:` needs a server to resolve it. So a location below the store's old folder means the same
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -75,7 +76,8 @@ def moved_from(store: Store) -> list[Path]:
 def follow_store(store: Store, study: str | None = None) -> list[Path]:
     """Record in MLflow where the artifacts of a moved or copied store are now.
 
-    It is one transaction, which changes nothing but locations below an old folder of this store.
+    It is one transaction, which changes nothing but locations below an old folder of this store, and its name in the
+    commands of descriptions and tags.
 
     Args:
         study: the study that this process runs, if any.
@@ -98,6 +100,8 @@ def follow_store(store: Store, study: str | None = None) -> list[Path]:
             database.execute("BEGIN IMMEDIATE")
             for old, new in _out_of_date(store).items():
                 _replace(database, old, new)
+            for folder in before:
+                _replace_in_commands(database, folder, store.root)
             database.execute("COMMIT")
     except sqlite3.Error as error:
         raise StoreError(f"the locations in {path} must follow the store, but: {error}") from error
@@ -154,6 +158,14 @@ def _replace(database: sqlite3.Connection, old: str, new: str) -> None:
                 f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
                 {"old": old, "new": new},
             )
+
+
+def _replace_in_commands(database: sqlite3.Connection, old: Path, new: Path) -> None:
+    for table in {"tags", "experiment_tags"} & _tables(database):
+        database.execute(
+            f"UPDATE {table} SET value = replace(value, ?, ?) WHERE key IN ('rerun', 'mlflow.note.content')",
+            [f" --store {shlex.quote(str(folder))}" for folder in (old, new)],
+        )
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

@@ -55,6 +55,13 @@ def test_a_store_whose_path_is_not_utf_8_is_refused() -> None:
         Store.locate(Path("/gr\udcc3\udcb6sse"))
 
 
+def test_a_path_that_sqlite_could_not_open_is_refused() -> None:
+    folder = Path("/", *["ö" * 49] * 4)  # 396 bytes
+    assert Store.locate(folder / ("s" * 93)).root.name == "s" * 93
+    with pytest.raises(StoreError, match=r"^the path of a store must have at most 490 bytes, but has 491: /ööö"):
+        Store.locate(folder / ("s" * 94))
+
+
 def test_locating_a_store_makes_it_absolute_and_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

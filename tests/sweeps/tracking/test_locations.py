@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_a_copy_writes_into_the_copy(store: Store, tmp_path: Path) -> None:
     assert run_of(copy).info.artifact_uri == path.parent.as_uri()
     assert run_of(store).info.artifact_uri.startswith(store.root.as_uri())
     assert follow_store(copy) == [], "it is recorded once"
+
+
+def test_commands_name_the_store_where_it_is(store: Store, tmp_path: Path) -> None:
+    tracker = MlflowTracker(store, NAME)
+    command = shlex.join(["python", "experiments/reproduce.py", "run:s/trial-1", *store.as_option()])
+    tracker.open_study(STUDY)
+    tags = {"stage": "search", "rerun": command, "mlflow.note.content": f"Again: `{command}`"}
+    tracker.begin(RunLabel(key="trial-1", name="t", tags=tags, params={}, files={}))
+    assert tracker.close() == 0
+    shutil.copytree(store.root, tmp_path / "it's a copy")
+    copy = Store.locate(tmp_path / "it's a copy")
+    follow_store(copy)
+    moved = command.replace(shlex.quote(str(store.root)), shlex.quote(str(copy.root)))
+    for now, expected in ((store, command), (copy, moved)):
+        [run] = [run for run in runs_of(MlflowClient(now.tracking_uri), NAME) if run.data.tags["key"] == "trial-1"]
+        assert (run.data.tags["rerun"], run.data.tags["mlflow.note.content"]) == (expected, f"Again: `{expected}`")
 
 
 def test_a_store_without_its_artifacts_never_goes_back_to_those_of_the_original(store: Store, tmp_path: Path) -> None:
