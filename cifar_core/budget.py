@@ -158,16 +158,30 @@ def _at_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
     return replace(recipe, batch_size=batch_size, learning_rate=rate, weight_decay=decay)
 
 
-def step_flops(recipe: Recipe, data_set: DataSet) -> int:
+def step_flops(recipe: Recipe, data_set: DataSet, *, until: float = 1.0) -> int:
     """Return the FLOPs of a training step: matrix products and convolutions, 2 per multiply-add.
 
     They are counted by definition, so they are the same on every machine: a faster algorithm saves time, not FLOPs.
-    Steps after the first layer is frozen cost less; this is the mean over a whole run.
+    Steps at low resolution cost less, and so do those after the first layer is frozen; this is the mean over the run,
+    or over its first `until`.
+
+    Args:
+        until: fraction of training in (0, 1].
     """
-    network = (recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization, data_set)
-    (learning, update), (frozen, _) = (_flops(*network, frozen=frozen) for frozen in (False, True))
-    of_two_images = recipe.freeze_first * learning + (1 - recipe.freeze_first) * frozen
+    network = (recipe.model, recipe.width, recipe.optimizer, recipe.orthogonalization)
+    ends = sorted({min(end, until) for end in (recipe.low_resolution, recipe.freeze_first, until)})
+    of_two_images = start = 0.0
+    for end in ends:
+        shown = replace(data_set, side=recipe.side_at(end, data_set.side))
+        passes, update = _flops(*network, shown, frozen=start >= recipe.freeze_first)
+        of_two_images += (end - start) / until * passes
+        start = end
     return round(recipe.batch_size * of_two_images / 2) + update
+
+
+def spent_share(recipe: Recipe, data_set: DataSet, fraction: float) -> float:
+    """Return the share of the training FLOPs of a run that its first `fraction` takes."""
+    return fraction * step_flops(recipe, data_set, until=fraction) / step_flops(recipe, data_set) if fraction else 0.0
 
 
 @functools.cache

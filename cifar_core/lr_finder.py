@@ -50,7 +50,7 @@ def range_test(
         RecipeError: unknown model.
         OutOfMemory: the training images or a batch did not fit into the memory of the device.
     """
-    bare = replace(recipe, learning_rate=1.0, average="none")
+    bare = replace(recipe, learning_rate=1.0, average="none", low_resolution=0.0)
     state = TrainState.create(bare, data, hardware)
     with oom_context(f"the {len(data.train):,} training images", recipe):
         images, labels = data.train.images.to(hardware.device), data.train.labels.to(hardware.device)

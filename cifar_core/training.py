@@ -114,6 +114,7 @@ class TrainState:
     best_loss: float = math.inf  # lowest validation loss so far, if the recipe keeps the best weights
     best: dict[str, Tensor] = field(default_factory=dict)  # the model's state at that loss, on the CPU
     forward: Callable[[Tensor], Tensor] | None = None  # of the model in training, from the first step on
+    side: int = 0  # pixels of the images of the last step
 
     @classmethod
     def create(cls, recipe: Recipe, data: Splits, hardware: Hardware) -> TrainState:
@@ -251,13 +252,16 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
     """
     recipe, hardware = state.recipe, state.hardware
     with oom_context(f"a batch of {recipe.batch_size} images", recipe):
-        if state.forward is None:  # before the schedule freezes a layer, as a graph keeps what it computes
-            with hardware.kernels(deterministic=recipe.deterministic):
-                state.forward = cuda_graphs.forward_of(state.model, (recipe.batch_size, *images.shape[1:]), hardware)
-        set_schedule(state.optimizers, values)
         if not state.ahead:
             state.ahead = _next_batches(state, images, labels)
         inputs, targets = state.ahead.pop(0)
+        inputs = _resize(inputs, recipe.side_at((state.step + 1) / state.total_steps, state.data_set.side))
+        if state.forward is None or state.side != inputs.shape[3]:
+            state.forward, state.side = None, inputs.shape[3]  # frees the graph of another size
+            set_schedule(state.optimizers, ScheduleValues(1.0, first_rate=1.0))  # a graph keeps what is frozen in it
+            with hardware.kernels(deterministic=recipe.deterministic):
+                state.forward = cuda_graphs.forward_of(state.model, tuple(inputs.shape), hardware)
+        set_schedule(state.optimizers, values)
         if recipe.mix != "none":
             targets = F.one_hot(targets, len(state.data_set.classes)).float()
             inputs, targets = mix(inputs, targets, recipe, state.generator)
@@ -281,16 +285,23 @@ def train_step(state: TrainState, images: Tensor, labels: Tensor, values: Schedu
 
 
 def predict(
-    model: nn.Module, split: Split, hardware: Hardware, normalisation: str = "dataset", *, tta: str = "none"
+    model: nn.Module,
+    split: Split,
+    hardware: Hardware,
+    normalisation: str = "dataset",
+    *,
+    tta: str = "none",
+    side: int | None = None,
 ) -> Predictions:
     """Predict the class of each image of `split`; leaves the model in evaluation mode.
 
     Args:
+        side: pixels to which the images are scaled first, in x and in y.
         tta: test-time augmentation: "none"; "mirror" averages the logits of an image and its mirror image;
             "mirror-shift" averages those with the mean of the image shifted by a pixel in x and y, either way, and of
             their mirror images: six views (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
     """
-    _, averaged = _predict(model, split, hardware, normalisation, tta)
+    _, averaged = _predict(model, split, hardware, normalisation, tta, side)
     return averaged
 
 
@@ -302,13 +313,14 @@ def evaluate(model: nn.Module, split: Split, hardware: Hardware, recipe: Recipe)
 
 @torch.no_grad()
 def _predict(
-    model: nn.Module, split: Split, hardware: Hardware, normalisation: str, tta: str
+    model: nn.Module, split: Split, hardware: Hardware, normalisation: str, tta: str, side: int | None = None
 ) -> tuple[Predictions, Predictions]:
     """Predict from the image alone, which is the first view, and from all views."""
     model.eval()
     probabilities: tuple[list[Tensor], list[Tensor]] = [], []  # on the device, which nothing waits for until the end
     for images in split.images.split(_EVALUATION_BATCH):
         inputs = normalise(images.to(hardware.device).float().div_(255), normalisation, split.data_set)
+        inputs = _resize(inputs, side or inputs.shape[3])
         weights, views = zip(*_views(inputs, tta), strict=True)
         with hardware.autocast():
             logits = [model(view.contiguous(memory_format=torch.channels_last)).float() for view in views]
@@ -350,12 +362,14 @@ def _statistics(normalisation: str, data_set: DataSet, device: torch.device) -> 
 
 
 def _validate(state: TrainState, split: Split) -> Predictions:
+    """Predict at the resolution of the last step, as the network knows no other yet."""
     started = time.perf_counter()
     average = state.moved_average
     averaged = averaging.in_place_of(average, state.model) if average else contextlib.nullcontext()
     with averaged, oom_context(f"a batch of {min(len(split), _EVALUATION_BATCH)} images", state.recipe):
-        predictions = predict(state.model, split, state.hardware, state.recipe.normalisation)
-        if state.recipe.keep_best and predictions.loss < state.best_loss:
+        predictions = predict(state.model, split, state.hardware, state.recipe.normalisation, side=state.side)
+        full = state.side == state.data_set.side  # losses of small images do not compare
+        if state.recipe.keep_best and full and predictions.loss < state.best_loss:
             state.best_loss = predictions.loss
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
     state.validation_seconds += time.perf_counter() - started
@@ -385,6 +399,12 @@ def _next_batches(state: TrainState, images: Tensor, labels: Tensor) -> list[tup
     inputs = augment(images[batch].float().div_(255), recipe, mean, state.generator, mirrored)
     inputs = normalise(inputs, recipe.normalisation, state.data_set)
     return list(zip(inputs.split(size), labels[batch].split(size), strict=True))
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    if images.shape[3] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
 
 
 def _mirrored(state: TrainState, batch: Tensor, images: int) -> Tensor:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from cifar_core.budget import spent_share
+from cifar_core.data.data_set import CIFAR10, DataSet
 from cifar_core.training import Progress
 from sweeps.executors.protocol import Job, TrainJob
 
@@ -23,6 +25,7 @@ class SweepRun:
     job: Job
     flops: float = 0.0  # training FLOPs of the whole run
     tags: Mapping[str, str] = field(default_factory=dict)
+    data_set: DataSet = CIFAR10  # of its images
     attempt: int = 1
     furthest: int = 0  # step of the last validation of any attempt
     deaths: int = 0  # of workers since then
@@ -50,12 +53,15 @@ class SweepRun:
     @property
     def spent(self) -> float:
         """Training FLOPs so far."""
-        return self.flops * self.point.fraction if self.point else 0.0
+        return self._flops(self.point.fraction) if self.point else 0.0
 
     @property
     def spent_here(self) -> float:
         """Training FLOPs of this attempt, without those of the checkpoint that it resumed from."""
-        return self.spent - self.flops * self.resumed_at if self.point else 0.0
+        return self.spent - self._flops(self.resumed_at) if self.point else 0.0
+
+    def _flops(self, fraction: float) -> float:
+        return self.flops * spent_share(self.job.recipe, self.data_set, fraction)
 
     def costs(self) -> dict[str, float]:
         """Return the costs so far as MLflow metrics."""

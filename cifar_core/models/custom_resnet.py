@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifar_core.models.layers import Conv3x3, Dropout, FusedSequential, Head, channels
+from cifar_core.models.layers import Conv3x3, Dropout, FusedSequential, GlobalMaxPool, Head, channels
 
 _DROPOUT = 0.05
 
@@ -25,8 +25,7 @@ class CustomResnet(nn.Sequential):
             _unit(c2, c3, pool=True),
             _unit(c3, c4, pool=True),
             _Residual(c4),
-            nn.MaxPool2d(side // 8),
-            nn.Flatten(),
+            GlobalMaxPool(),
         )
         self.head = Head(c4, classes)
 

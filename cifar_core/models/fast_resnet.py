@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_core.models.fused import norm_activation
-from cifar_core.models.layers import GELU, Conv3x3, Head, channels
+from cifar_core.models.layers import GELU, Conv3x3, GlobalMaxPool, Head, channels
 
 _WHITENING = 12  # independent filters: the 3 x 2 x 2 values of a patch
 _WHITENING_EPSILON = 5e-4
@@ -40,8 +40,7 @@ class FastResNet(nn.Module):
             _Group(2 * _WHITENING, c1, depth, residual=residual),
             _Group(c1, c2, depth, residual=residual),
             _Group(c2, c3, depth, residual=residual),
-            nn.MaxPool2d((side - 1) // 8),  # all that is left after the whitening and three poolings
-            nn.Flatten(),
+            GlobalMaxPool(),
         )
         self.head = Head(c3, classes, bias=False)
         nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]

@@ -38,6 +38,13 @@ class Conv3x3(nn.Conv2d):
         return conv3x3.plain(inputs, self.weight, self.bias, height, width)
 
 
+class GlobalMaxPool(nn.Module):
+    """Largest value of each channel: (N, C, H, W) -> (N, C). Adaptive pooling has no deterministic gradient on GPUs."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return F.max_pool2d(inputs, inputs.shape[-2:]).flatten(1)
+
+
 class Head(nn.Linear):
     """Last layer: features (N, C) to logits (N, classes), in fp32 under autocast too, as logits in bf16 have ties."""
 

@@ -49,6 +49,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "warm-up over 10 %": {"warmup": 0.1},
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "shifts of up to 4 pixels": {"translate": 4},
+    "low resolution for half of training": {"low_resolution": 0.5},
 }
 
 

@@ -173,7 +173,8 @@ def optuna_alone(
         recipe = from_reference(recipe, trial_budget.apply(recipe, len(data.train), CIFAR10).epochs)
         state = TrainState.create(recipe, data, hardware)
         accuracy = _train(trial, state, data, schedule)
-        spent += step_flops(recipe, CIFAR10) * state.step
+        done = state.step / total_steps(recipe, len(data.train))
+        spent += step_flops(recipe, CIFAR10, until=done) * state.step
         study.tell(trial, accuracy, TrialState.PRUNED if accuracy is None else TrialState.COMPLETE)
         if accuracy is not None and (not points or accuracy > points[-1].accuracy):
             points.append(BestSoFar(flops=spent, seconds=time.perf_counter() - clock, accuracy=accuracy))

@@ -40,7 +40,7 @@ _WARM_UP, _TRIALS = 10, 40
 _TRAIN_IMAGES = 500  # few, so that a trial has few steps
 _MANY, _ASKS = 10_000, 6
 _PICTURES = {f"pictures/{number}.png": bytes(30_000) for number in range(9)}  # about as many bytes as a trial logs
-_ACCURACIES = {2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the budget
+_ACCURACIES = {2: 0.4, 4: 0.5, 6: 0.55, 8: 0.6}  # validation, by eighth of the steps
 
 
 def bench_overhead(hardware: Hardware) -> Iterator[Line]:

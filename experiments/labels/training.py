@@ -104,7 +104,9 @@ class _Training:
             checkpoints=checkpoints,
             recorded=context.tracker.recorded(run.key) if checkpoints.exists() else None,
         )
-        self.shown = SweepRun(f"{run.labels:,} labels/{run.seed}", job, run.flops, run.tags)
+        self.shown = SweepRun(
+            f"{run.labels:,} labels/{run.seed}", job, run.flops, run.tags, context.data.train.data_set
+        )
 
     def train(self) -> str:
         """Train to the end; return the state that it ended in.

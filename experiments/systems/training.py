@@ -271,6 +271,7 @@ class _Run:
         self.say(f"{reached} of the test set after epoch {self.epochs}; {self.path}")
 
     def _result(self, state: TrainState, curve: tuple[Point, ...], wall_seconds: float) -> Result:
+        done = curve[-1].step / state.total_steps
         return Result(
             name=self.name,
             seed=self.recipe.seed,
@@ -284,7 +285,7 @@ class _Run:
             kept="best" if self.recipe.keep_best else "last" if self.recipe.average == "none" else "average",
             train_seconds=curve[-1].train_seconds,
             wall_seconds=wall_seconds,
-            training_flops=float(step_flops(self.recipe, CIFAR10)) * curve[-1].step,
+            training_flops=float(step_flops(self.recipe, CIFAR10, until=done) * curve[-1].step),
             hardware=Machine(
                 device=self.tags["device"],
                 processor=self.tags["cpu"],

@@ -114,7 +114,7 @@ def _trial(client: MlflowClient, trial: FrozenTrial, run: Run) -> Iterator[Findi
     if lost:
         at = ", ".join(f"{eighth}/{EIGHTHS}" for eighth in sorted(lost))
         yield Finding(
-            f"{name}: MLflow must hold every accuracy that Optuna holds, but lacks those at {at} of the budget"
+            f"{name}: MLflow must hold every accuracy that Optuna holds, but lacks those at {at} of the steps"
         )
     last = run.data.metrics.get("val/accuracy")
     if trial.state == TrialState.COMPLETE and trial.value != last:

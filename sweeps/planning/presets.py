@@ -10,7 +10,7 @@ from cifar_core.data.data_set import CIFAR10, DataSet
 
 _LARGEST_FACTOR = 4  # on the caps in epochs, for a small data set
 
-EIGHTHS = 8  # a trial reports to Optuna in eighths of its budget
+EIGHTHS = 8  # a trial reports to Optuna in eighths of its steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def measure_speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> floa
 
 
 def _speed(recipe: Recipe, hardware: Hardware, data_set: DataSet) -> float:
+    recipe = replace(recipe, low_resolution=0.0)  # else the first step alone would be of small images
     images = torch.randint(256, (recipe.batch_size, 3, data_set.side, data_set.side), dtype=torch.uint8)
     split = Split(images, torch.arange(recipe.batch_size) % len(data_set.classes), data_set)
     # Of a run of one step, so that each step draws its own batch, in place of several at once.

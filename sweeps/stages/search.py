@@ -97,7 +97,7 @@ class Search(Stage):
         if isinstance(pruner, Halving | MedianOfModel):  # others have no such rule
             asked = pruner.bar(study, study.get_trials(deepcopy=False)[trial.number], eighth)
         assert point.val_accuracy is not None
-        reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its budget"
+        reached, at = percent(point.val_accuracy), f"pruned at {percent(point.fraction, 0)} of its steps"
         if asked is None:
             return f"{reached}: {at}"
         return f"{reached}, needed {percent(asked.accuracy)}: {at}, below {asked.place}"

@@ -78,7 +78,8 @@ class Sweep:
         )
         images = data_set.train_images + (data_set.val_images if recipe.val_fraction == 0 else 0)
         tags = {**tags, **({"threads": str(threads)} if threads else {})}
-        return SweepRun(title, job, float(step_flops(recipe, data_set) * total_steps(recipe, images)), tags)
+        flops = float(step_flops(recipe, data_set) * total_steps(recipe, images))
+        return SweepRun(title, job, flops, tags, data_set)
 
     def side_by_side(self, runs: int) -> tuple[int, int | None]:
         """Return how many of `runs` long runs train at the same time, and the threads of each; None: the worker's own.

@@ -25,7 +25,7 @@ class Bar:
 
 
 class Halving(BasePruner):
-    """Ends trials after a quarter of their budget, unless they are among the best quarter of their network's there.
+    """Ends trials after a quarter of their steps, unless they are among the best quarter of their network's there.
 
     Asynchronous successive halving (Li et al., "A system for massively parallel hyperparameter tuning", 2020) with one
     rung. It judges by what trials reported, so those that another pruner judged count too.
@@ -87,7 +87,7 @@ def _noun(trial: FrozenTrial) -> str:
 
 
 _KEPT = 4  # of so many trials halving keeps one
-_RUNG = 2  # eighths of its budget after which it judges a trial
+_RUNG = 2  # eighths of its steps after which it judges a trial
 _JUDGES = 4  # complete trials of a network before the median judges any
 _COMPLETE = (TrialState.COMPLETE,)
 

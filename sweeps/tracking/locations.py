@@ -100,7 +100,7 @@ def follow_store(store: Store, study: str | None = None) -> list[Path]:
             database.execute("BEGIN IMMEDIATE")
             for old, new in _out_of_date(store).items():
                 _replace(database, old, new)
-            for folder in before:
+            for folder in reversed(before):  # a longer name before one that it begins with
                 _replace_in_commands(database, folder, store.root)
             database.execute("COMMIT")
     except sqlite3.Error as error:

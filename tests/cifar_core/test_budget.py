@@ -9,7 +9,16 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cifar_core.budget import Budget, at_length, for_data_set, from_reference, lengthen, step_flops, to_reference
+from cifar_core.budget import (
+    Budget,
+    at_length,
+    for_data_set,
+    from_reference,
+    lengthen,
+    spent_share,
+    step_flops,
+    to_reference,
+)
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.models import MODELS, build_shapes
 from cifar_core.recipe import OPTIMIZERS, Recipe
@@ -66,6 +75,27 @@ def test_step_costs_less_where_the_first_layer_is_frozen_sooner_and_more_for_a_b
     assert quarter < half
     assert whole - half == pytest.approx(2 * (half - quarter), rel=1e-6)
     assert step_flops(replace(recipe, orthogonalization="polar-express"), CIFAR10) > whole
+
+
+def test_steps_at_low_resolution_cost_what_they_do_on_small_images() -> None:
+    recipe = replace(NARROW, freeze_first=0.5)
+    small = step_flops(recipe, replace(CIFAR10, side=24), until=0.25)
+    large = step_flops(recipe, CIFAR10, until=0.25)
+    assert small < 0.6 * large
+    low = replace(recipe, low_resolution=0.25)
+    assert step_flops(low, CIFAR10, until=0.1) == step_flops(low, CIFAR10, until=0.25) == small
+    assert step_flops(low, CIFAR10, until=0.5) == pytest.approx((small + large) / 2, rel=1e-6)
+    # From 0.5 on the first layer is frozen, which saves as much as it does at full resolution.
+    saved = 2 * (large - step_flops(recipe, CIFAR10))
+    assert step_flops(low, CIFAR10) == pytest.approx((small + 3 * large - 2 * saved) / 4, rel=1e-6)
+
+
+@given(low=st.floats(0, 0.99), frozen=st.floats(0.01, 1), fractions=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_the_share_spent_rises_from_0_to_1(low: float, frozen: float, fractions: tuple[float, float]) -> None:
+    recipe = replace(NARROW, low_resolution=low, freeze_first=frozen)
+    assert (spent_share(recipe, CIFAR10, 0.0), spent_share(recipe, CIFAR10, 1.0)) == (0.0, 1.0)
+    early, late = (spent_share(recipe, CIFAR10, fraction) for fraction in sorted(fractions))
+    assert 0 <= early <= late <= 1.001
 
 
 @pytest.mark.slow

@@ -107,7 +107,13 @@ def test_predictions_are_the_same_to_the_bit(tmp_path: Path, hardware: Hardware,
     assert torch.equal(again.probabilities, last.validation.probabilities)
 
 
-AVERAGES: Mapping[str, Any] = {"keep_best": False, "alternate_flip": True, "freeze_first": 0.4, "aux_optimizer": "sgd"}
+AVERAGES: Mapping[str, Any] = {
+    "keep_best": False,
+    "alternate_flip": True,
+    "freeze_first": 0.4,
+    "aux_optimizer": "sgd",
+    "low_resolution": 0.4,
+}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,10 +38,10 @@ def test_a_cpu_runs_the_network_itself() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("freeze_first", [1.0, 0.1])
-def test_graphs_train_like_the_network_itself(freeze_first: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{}, {"freeze_first": 0.1}, {"low_resolution": 0.125, "freeze_first": 0.1}])
+def test_graphs_train_like_the_network_itself(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # Not with Muon, whose bf16 products make much of a last bit; the rate begins at 0, where no layer learns.
-    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.01, freeze_first=freeze_first)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.01, **changes)
     data = synthetic(128, 32)
     graphed = trained(recipe, data)
     assert graphed.forward is not graphed.model

@@ -101,7 +101,12 @@ def test_suggestion_trains_and_its_extremes_do_not(data: Splits, found: RangeTes
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{}, {"average": "lookahead", "freeze_first": 0.5, "schedule": "one-cycle-linear", "warmup": 0.3}]
+    "changes",
+    [
+        {},
+        {"average": "lookahead", "freeze_first": 0.5, "schedule": "one-cycle-linear", "warmup": 0.3},
+        {"low_resolution": 0.5},
+    ],
 )
 def test_same_seed_same_curve_whatever_only_a_whole_run_has(
     data: Splits, found: RangeTest, changes: dict[str, Any]

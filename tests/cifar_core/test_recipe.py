@@ -41,7 +41,8 @@ RECIPES = st.fixed_dictionaries(STRATEGIES).map(recipe_of)
 
 # The range of every number.
 RULES = """
-0 < width <= 8; 0 < bn_momentum <= 1; 0 < epochs <= 10000; 2 <= batch_size <= 50000; 0 <= val_fraction <= 0.9;
+0 < width <= 8; 0 < bn_momentum <= 1; 0 < epochs <= 10000; 2 <= batch_size <= 50000; 0 <= low_resolution < 1;
+0 <= val_fraction <= 0.9;
 learning_rate > 0; bias_lr_multiple > 0; head_lr_multiple > 0; 0 <= momentum < 1; 0 <= aux_momentum < 1;
 weight_decay >= 0; clip_norm >= 0; 0 < freeze_first <= 1; 0 <= average_decay < 1;
 0 <= label_smoothing < 1; 0 <= warmup < 1; 0 <= start_factor <= 1; 0 <= end_factor <= 1; 0 <= momentum_at_peak < 1;
@@ -150,6 +151,11 @@ def test_int_is_taken_for_a_float_from_outside_only() -> None:
             {"alternate_flip": True, "flip": False, "reset_norms": True, "optimizer": "sgd"},
             "alternate_flip needs flips: `flip = true` must hold, but got False; "
             "reset_norms needs Muon: `optimizer = \"muon\"` must hold, but got 'sgd'",
+        ),
+        (
+            {"low_resolution": 0.5, "model": "three_conv"},
+            "low_resolution needs a network for images of any size: `model not in (three_conv, vision_transformer)` "
+            "must hold, but got 'three_conv'",
         ),
         (
             {"width": 9.0, "batch_size": 1.0, "mix": "blend", "warmup": math.nan},

@@ -15,9 +15,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from cifar_core import training
+from cifar_core import cuda_graphs, training
 from cifar_core.averaging import in_place_of
 from cifar_core.checkpoint import load_weights, save_state
 from cifar_core.data import Split, Splits
@@ -65,7 +65,9 @@ Undisturbed = Callable[[Recipe], dict[str, Tensor]]
 
 AVERAGED = replace(SMALL, average="ema", alternate_flip=True, aux_optimizer="sgd", reset_norms=True, freeze_first=0.4)
 various_recipes = pytest.mark.parametrize(
-    "recipe", [SMALL, replace(SMALL, model="five_conv", epochs=1.0), AVERAGED], ids=["plain", "dropout", "averaged"]
+    "recipe",
+    [SMALL, replace(SMALL, model="five_conv", epochs=1.0), AVERAGED, replace(SMALL, low_resolution=0.7)],
+    ids=["plain", "dropout", "averaged", "low resolution"],
 )
 
 
@@ -183,6 +185,43 @@ def test_images_are_validated_as_they_are_trained_on(data: Splits) -> None:
     assert torch.equal(validated(point).probabilities, expected.probabilities)
 
 
+def test_images_are_small_at_low_resolution_and_are_validated_so(data: Splits) -> None:
+    state = TrainState.create(replace(SMALL, low_resolution=0.4), data, FP32)
+    sides: dict[bool, list[int]] = {True: [], False: []}
+    state.model.register_forward_hook(lambda model, given, _: sides[model.training].append(given[0].shape[3]))
+    points = list(train(state, data, EvalSchedule(validations={0.25: 10, 0.5: 10, 1.0: 10})))
+    assert sides == {True: [24] * 6 + [32] * 10, False: [24, 32, 32]}
+    expected = predict(state.model, data.val.head(10), FP32)
+    assert torch.equal(validated(points[-1]).probabilities, expected.probabilities)
+
+
+def test_the_last_step_is_at_full_size(data: Splits) -> None:
+    state, _ = run(replace(SHORT, epochs=0.5, low_resolution=0.99), data)
+    assert (state.total_steps, state.side) == (2, 32)
+
+
+def test_weights_of_low_resolution_are_not_kept_as_the_best(data: Splits) -> None:
+    state = TrainState.create(replace(SMALL, keep_best=True, low_resolution=0.5), data, FP32)
+    points = train(state, data, EvalSchedule(validations={0.5: 10, 1.0: 10}))
+    assert validated(next(points)).loss < math.inf
+    assert not state.best
+    assert validated(next(points)).loss == state.best_loss
+
+
+def test_no_layer_is_frozen_where_a_graph_captures_the_passes(data: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In its first pass over the images the rate of the first layer is 0, so that it is frozen for the time being.
+    recipe = replace(SMALL, model="five_conv", width=0.05, low_resolution=0.15, warmup=0.3, schedule_per_epoch=True)
+    captured = []
+
+    def forward_of(model: nn.Module, shape: tuple[int, ...], _: Hardware) -> nn.Module:
+        captured.append((shape[3], all(weight.requires_grad for weight in model.parameters())))
+        return model
+
+    monkeypatch.setattr(cuda_graphs, "forward_of", forward_of)
+    run(replace(recipe, freeze_first=0.9), data)
+    assert captured == [(24, True), (32, True)]
+
+
 def test_loss_that_is_not_finite_is_reported_not_raised(data: Splits) -> None:
     _, points = run(replace(SMALL, optimizer="sgd", learning_rate=1e30), data, EvalSchedule(evenly(4), {1.0: 10}))
     assert not math.isfinite(points[-1].train_loss)
@@ -283,9 +322,8 @@ def test_state_at_a_yield_is_complete(data: Splits, undisturbed: Undisturbed, re
     assert state.step == progress.step == state.total_steps // 2
     stopped = snapshot(state)
     with in_place_of(state.average, state.model):
-        assert torch.equal(
-            predict(state.model, data.val.head(10), FP32).probabilities, validated(progress).probabilities
-        )
+        predictions = predict(state.model, data.val.head(10), FP32, side=state.side)
+        assert torch.equal(predictions.probabilities, validated(progress).probabilities)
     assert identical(snapshot(state), stopped)
     assert not identical(stopped, undisturbed(recipe))  # no step is done ahead of its yield
     assert [progress.fraction for progress in train(state, data, END)] == [1.0]

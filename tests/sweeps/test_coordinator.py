@@ -379,7 +379,7 @@ class TestInterruption:
         trial, run = sweep.trials[5], sweep.tracker.runs["trial-5"]
         assert (trial.state, run.state) == (TrialState.PRUNED, "pruned")
         assert trial.user_attrs["spent_flops"] == 0.25 * trial.user_attrs["flops"]
-        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its budget")
+        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its steps")
         sweep.run(trials=8, confirm=False)
         assert (len(sweep.trials), sweep.starts["trial-5"]) == (8, 1)
 
@@ -396,7 +396,7 @@ class TestInterruption:
             sweep.run(stop=lambda: sweep.starts["trial-5"] > 0, trials=6, confirm=False)
         trial, run = sweep.trials[5], sweep.tracker.runs["trial-5"]
         assert (trial.state, run.state) == (TrialState.PRUNED, "pruned")
-        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its budget")
+        assert run.reason.startswith("74.0 %, needed 78.3 %: pruned at 25 % of its steps")
 
     def test_a_run_that_was_to_be_started_again_is_not_left_running(self, sweep: Study) -> None:
         """As when the whole process group is asked to end: workers die, and then the coordinator is to stop."""

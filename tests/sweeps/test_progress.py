@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_costs_so_far() -> None:
             "cost/validation_share": 0.1,
         }
     )
+
+
+def test_a_trial_that_is_pruned_at_low_resolution_cost_less() -> None:
+    job = replace(JOB, recipe=replace(JOB.recipe, low_resolution=0.5))
+    early, late = (SweepRun("trial 0", job, flops=8e12, point=point(step)) for step in (2, 4))
+    assert (early.spent, late.spent) == pytest.approx((1.33e12, 2.66e12), rel=0.01)
+    assert replace(late, resumed_at=0.25).spent_here == pytest.approx(early.spent)
 
 
 @pytest.mark.parametrize(("stage", "in_it"), [("search", 1.0), ("confirm", 0.9)])

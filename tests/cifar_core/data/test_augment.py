@@ -31,7 +31,7 @@ OTHER_FIELDS = {
     *("label_smoothing", "keep_best", "schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak"),
     *("step_every", "step_factor", "schedule_per_epoch", "seed", "deterministic", "tta", "alternate_flip"),
     *("aux_optimizer", "aux_momentum", "head_lr_multiple", "reset_norms", "freeze_first", "average", "average_decay"),
-    "orthogonalization",
+    *("orthogonalization", "low_resolution"),
 }
 
 SEEDS = st.integers(0, 2**32)

@@ -71,6 +71,18 @@ def test_images_of_other_sizes_and_other_classes(name: str, side: int) -> None:
     assert (step_flops(recipe, own) > step_flops(recipe, CIFAR10)) == (side > 32)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_low_resolution_is_for_the_networks_that_take_images_of_any_size(name: str) -> None:
+    low = torch.zeros(2, 3, 24, 24, device="meta")
+    try:
+        Recipe(model=name, low_resolution=0.5)
+    except RecipeError:
+        with pytest.raises(RuntimeError):
+            build_shapes(name, 0.25)(low)
+    else:
+        assert build_shapes(name, 0.25)(low).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "expected", "tolerance"),
     [

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cifar_core.recipe import Recipe
 from cifar_core.recipes import SYSTEMS, read_recipe
 from experiments.reading.results import RESULTS, load_results, read_result, recipes_in
 from sweeps.validation import InvalidFileError, write_json
@@ -58,7 +60,7 @@ def test_shipped_results_are_valid() -> None:
     for path in others:
         result = read_result(path)
         assert result.complete
-        assert result.recipe == {**read_recipe(result.name).to_dict(), "seed": result.seed}
+        assert Recipe.from_dict(result.recipe) == replace(read_recipe(result.name), seed=result.seed)
 
 
 @pytest.mark.parametrize(

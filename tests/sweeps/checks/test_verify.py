@@ -111,7 +111,7 @@ def test_nothing_is_found_in_a_good_store_whose_runs_are_read_once(
             lambda store: optuna_table(
                 store, "UPDATE trial_intermediate_values SET intermediate_value = 0.3 WHERE trial_id = 2 AND step = 4"
             ),
-            "trial 1: MLflow must hold every accuracy that Optuna holds, but lacks those at 4/8 of the budget",
+            "trial 1: MLflow must hold every accuracy that Optuna holds, but lacks those at 4/8 of the steps",
         ),
         (
             lambda store: optuna_table(store, "UPDATE trial_values SET value = 0.7 WHERE trial_id = 1"),

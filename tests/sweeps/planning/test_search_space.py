@@ -32,6 +32,7 @@ FIXED = {
     *("schedule", "warmup", "start_factor", "end_factor", "momentum_at_peak", "step_every", "step_factor"),
     *("schedule_per_epoch", "padding", "seed", "deterministic", "aux_optimizer", "aux_momentum", "head_lr_multiple"),
     *("reset_norms", "freeze_first", "average", "average_decay", "alternate_flip", "tta", "orthogonalization"),
+    "low_resolution",
 }
 
 spaces = st.sampled_from(sorted(SPACES)).map(SPACES.__getitem__)

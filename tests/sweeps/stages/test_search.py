@@ -228,7 +228,7 @@ class TestPruning:
                 assert fraction == 0.25
                 assert run.state == "pruned"
                 assert run.reason.startswith(f"{accuracy:.1f} %, needed ")
-                assert ": pruned at 25 % of its budget, below the best " in run.reason
+                assert ": pruned at 25 % of its steps, below the best " in run.reason
                 assert trial.user_attrs["reason"] == run.reason == run.tags["mlflow.note.content"].partition("\n")[0]
                 assert f"trial {trial.number}: {run.reason}\n" in sweep.log.getvalue()
         saved = summary.metrics["study/saved_fraction"]

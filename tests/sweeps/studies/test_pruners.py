@@ -22,7 +22,7 @@ def study_with(pruner: str) -> optuna.Study:
 def run(
     study: optuna.Study, values: Sequence[float], model: str | None = "airbench", *, recipe: str | None = None
 ) -> int | None:
-    """Run a trial with these accuracies, and return the eighth of its budget at which it was pruned, if it was.
+    """Run a trial with these accuracies, and return the eighth of its steps at which it was pruned, if it was.
 
     Args:
         recipe: model of its recipe, if another.
