@@ -95,7 +95,7 @@ def test_the_share_spent_rises_from_0_to_1(low: float, frozen: float, fractions:
     recipe = replace(NARROW, low_resolution=low, freeze_first=frozen)
     assert (spent_share(recipe, CIFAR10, 0.0), spent_share(recipe, CIFAR10, 1.0)) == (0.0, 1.0)
     early, late = (spent_share(recipe, CIFAR10, fraction) for fraction in sorted(fractions))
-    assert 0 <= early <= late <= 1.001
+    assert 0 <= early <= late + 1e-6 <= 1 + 2e-6  # FLOPs of a step are whole
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from tests.torture.server import MlflowServer
 
 TRIAL = RunLabel(key="trial-0", name="t", tags={"stage": "search"}, params={"model": "five_conv"}, files={"r": b"r"})
 
-TIMEOUT = 5  # seconds that a request to a frozen server takes; a busy disk takes one or two for an entry
+TIMEOUT = 5  # seconds that a request to a frozen server takes; a busy disk took one for an entry
 
 
 @pytest.fixture
@@ -74,4 +74,4 @@ def test_an_outage_holds_nothing_up_and_loses_and_doubles_nothing(
     client = connect(server.uri)
     [run] = [run for run in runs_of(client, "s") if run.data.tags["key"] == TRIAL.key]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == list(range(1, 41))
-    assert longest < TIMEOUT, "nothing waits for the server"
+    assert longest < TIMEOUT / 2, "nothing waits for the server"

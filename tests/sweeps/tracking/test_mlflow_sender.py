@@ -76,7 +76,7 @@ def test_nothing_waits_for_a_server_that_is_gone(server: Server, tmp_path: Path)
     server.down = True
     started = time.monotonic()
     put(sender, 0, 1, 2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 1
     assert not sender.flush(0.05, 0.05)
     server.down = False
     put(sender, 3)
