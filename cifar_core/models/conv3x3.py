@@ -2,8 +2,8 @@
 
 In bf16 on AMX (`conv3x3_amx.c`) the gradient of the filters gains most: oneDNN, which torch uses, sums it row by row,
 so that small images leave most of a matrix tile empty. Elsewhere multiplications take most of the time, and Winograd's
-algorithm (`winograd.h`) needs a quarter of them with tiles of 4x4 outputs, and four ninths with tiles of 2x2. In bf16
-it computes 32 channels at once, so that fewer have kernels that take them in pairs (`conv3x3_narrow.c`).
+algorithm (`winograd.h`) needs 25 to 44 % of them, with tiles of 4x4 to 2x2 outputs. In bf16 it computes 32 channels at
+once, so that fewer have kernels that take them in pairs (`conv3x3_narrow.c`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 # transforms save grows with the product of both channels, what they cost with the sum: with few channels and many
 # outputs oneDNN is faster in bf16, unless the vector units are half as wide as the registers (measured on EPYCs: Zen 5;
 # Zen 4, which has such units; and Zen 3, with AVX2).
-_SIDES = (4, 2)  # of a tile of outputs
+_SIDES = (4, 3, 2)  # of a tile of outputs
 _MOST_MULTIPLICATIONS = {torch.bfloat16: 0.8, torch.float32: 0.5}
 _FEWEST_TILES = {torch.bfloat16: 32, torch.float32: 256}  # of 2x2 outputs
 _TILES_FOR_FILTERS = 64

@@ -1,6 +1,6 @@
 /* 3x3 convolutions with stride 1 of images in channels-last order, by Winograd's algorithm, in bf16 (`conv3x3_bf16.c`)
-   or fp32 (`conv3x3_fp32.c`): 36 multiplications where there are 144, or with OUT = 2, for small images and few of
-   them, 16 where there are 36.
+   or fp32 (`conv3x3_fp32.c`): 36 multiplications where there are 144, 25 where there are 81 with OUT = 3, and with
+   OUT = 2 16 where there are 36. The smaller tiles are for small images and few of them.
 
    Winograd's minimal filtering F(OUT x OUT, 3x3), after Lavin & Gray, "Fast Algorithms for Convolutional Neural
    Networks" (2016), section 4. The image is cut into tiles of OUT + 2 pixels a side, OUT pixels apart. The points of
@@ -8,10 +8,11 @@
    and summed in fp32. The inverse transform gives OUT x OUT pixels of the output. The gradient of the weights is the
    transpose of these steps; the gradient of the output is called the slopes.
 
-   The transforms evaluate polynomials at 0, 2/3, -2/3, 3/2, -3/2 and infinity, or 0, 1, -1 and infinity. With the
-   former rounding does the least harm of those tried: in bf16 the result is off by 1.1 % (root mean square), with the
-   points of the paper, 0, 1, -1, 2, -2 and infinity, it would be by 2.8 %. Barabasz et al., "Error analysis and
-   improving the accuracy of Winograd convolution for deep neural networks" (2020), choose points in this way.
+   The transforms evaluate polynomials at 0, 2/3, -2/3, 3/2, -3/2 and infinity, at 0, 3/4, -3/4, 2 and infinity (OUT =
+   3), or at 0, 1, -1 and infinity. With these rounding does the least harm of those tried: in bf16 the result is off by
+   1.1, 0.9 and 0.4 % (root mean square); with the points of the paper, 0, 1, -1, 2, -2 and infinity, it would be by 2.8.
+   Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution for deep neural networks" (2020),
+   choose points in this way.
 
    Words of 32 bits, with NUMBERS numbers each, are what is multiplied: pairs of neighbouring channels for the outputs,
    pairs of tiles for the gradient of the weights, or single numbers.
@@ -26,16 +27,17 @@
 #define AT_ONCE 6 /* in 16 registers */
 #endif
 
-/* OUT: side of a tile of the output, 4 or 2; an option of the compiler. */
-#define SIDE (OUT + 2)       /* of a tile */
-#define POINTS (SIDE * SIDE) /* of a transformed tile */
-#define WIDE (2 * LANES)     /* channels that are taken at once */
-#define PAD 16               /* words between rows: at a power of two they would share a set of the caches */
-#define BLOCK_BYTES 1048576  /* of transformed tiles */
-#define FEWEST_TILES 24      /* of a block: all filters are read for each */
-#define GRADIENT_ROWS 8      /* outputs whose sums, which lie side by side, a thread transforms at once */
-#define SUM_ROWS 64          /* words of tiles whose products are summed in registers */
-#define SUM_BYTES 3460300    /* of a share's transformed tiles and slopes at most, as measured */
+/* OUT: side of a tile of the output, 4, 3 or 2; an option of the compiler. */
+#define SIDE (OUT + 2)        /* of a tile */
+#define HALF ((SIDE + 1) / 2) /* of its rows */
+#define POINTS (SIDE * SIDE)  /* of a transformed tile */
+#define WIDE (2 * LANES)      /* channels that are taken at once */
+#define PAD 16                /* words between rows: at a power of two they would share a set of the caches */
+#define BLOCK_BYTES 1048576   /* of transformed tiles */
+#define FEWEST_TILES 24       /* of a block: all filters are read for each */
+#define GRADIENT_ROWS 8       /* outputs whose sums, which lie side by side, a thread transforms at once */
+#define SUM_ROWS 64           /* words of tiles whose products are summed in registers */
+#define SUM_BYTES 3460300     /* of a share's transformed tiles and slopes at most, as measured */
 
 typedef int32_t word;
 
@@ -108,6 +110,51 @@ static inline void transform_sums(const vector u[SIDE], vector g[3]) {
     g[0] = u[0] - (81.0f / 130) * even + (8.0f / 65) * outer;
     g[1] = (54.0f / 130) * (odd + (4.0f / 9) * inner);
     g[2] = u[5] - (36.0f / 130) * even + (18.0f / 65) * outer;
+}
+
+#elif OUT == 3
+
+/* B' d */
+static inline void transform_tile(const vector d[SIDE], vector t[SIDE]) {
+    const vector even = plus(d[3], -2.0f, d[2]), odd = plus(d[2], -2.0f, d[1]);
+    t[0] = plus(plus(even, -0.5625f, d[1]), 1.125f, d[0]);
+    t[1] = plus(even, 0.75f, odd), t[2] = plus(even, -0.75f, odd);
+    t[3] = plus(d[3], -0.5625f, d[1]);
+    t[4] = plus(plus(d[4], -2.0f, d[3]), -0.5625f, odd);
+}
+
+/* A y */
+static inline void transform_slopes(const vector y[OUT], vector z[SIDE]) {
+    const vector even = plus(y[0], 0.5625f, y[2]);
+    z[0] = y[0];
+    z[1] = plus(even, 0.75f, y[1]), z[2] = plus(even, -0.75f, y[1]);
+    z[3] = plus(plus(y[0], 2.0f, y[1]), 4.0f, y[2]);
+    z[4] = y[2];
+}
+
+/* A' m */
+static inline void pixels_of(const vector m[SIDE], vector y[OUT]) {
+    const vector even = m[1] + m[2], odd = m[1] - m[2];
+    y[0] = m[0] + even + m[3];
+    y[1] = 0.75f * odd + 2.0f * m[3];
+    y[2] = 0.5625f * even + 4.0f * m[3] + m[4];
+}
+
+/* G g */
+static inline void transform_filter(const vector g[3], vector u[SIDE]) {
+    const vector even = g[0] + 0.5625f * g[2];
+    u[0] = (8.0f / 9) * g[0];
+    u[1] = (-32.0f / 45) * (even + 0.75f * g[1]), u[2] = (-32.0f / 99) * (even - 0.75f * g[1]);
+    u[3] = (8.0f / 55) * (g[0] + 2.0f * g[1] + 4.0f * g[2]);
+    u[4] = g[2];
+}
+
+/* G' u */
+static inline void transform_sums(const vector u[SIDE], vector g[3]) {
+    const vector one = (32.0f / 45) * u[1], other = (32.0f / 99) * u[2], third = (8.0f / 55) * u[3];
+    g[0] = (8.0f / 9) * u[0] - (one + other) + third;
+    g[1] = 0.75f * (other - one) + 2.0f * third;
+    g[2] = u[4] - 0.5625f * (one + other) + 4.0f * third;
 }
 
 #else
@@ -434,14 +481,17 @@ static inline float *sums_at(const struct job *job, int64_t point, int64_t group
     return job->sums + ((point * job->groups + group) * panels + c / WIDE) * group_outputs(job) * WIDE;
 }
 
+/* Parts of the rows of a tile, the last of which may have fewer. */
+static inline int64_t parts_of(int64_t rows_each) { return (SIDE + rows_each - 1) / rows_each; }
+
 /* Transform the tiles of a block. With constants it is fast. */
 static void transform_share(const struct job *job, const struct share *share) {
     if (job->rows_each == SIDE)
         transform_rows(job, share, 0, SIDE);
-    else if (job->rows_each == SIDE / 2 && share->top == 0)
-        transform_rows(job, share, 0, SIDE / 2);
-    else if (job->rows_each == SIDE / 2)
-        transform_rows(job, share, SIDE / 2, SIDE);
+    else if (job->rows_each == HALF && share->top == 0)
+        transform_rows(job, share, 0, HALF);
+    else if (job->rows_each == HALF)
+        transform_rows(job, share, HALF, SIDE);
     else
 #pragma GCC unroll 6
         for (int row = 0; row < SIDE; row++)
@@ -451,21 +501,22 @@ static void transform_share(const struct job *job, const struct share *share) {
 
 static void sum_products(void *argument) {
     struct job *job = argument;
-    const int64_t shares = SIDE / job->rows_each * job->groups, each = group_outputs(job);
-    const int64_t points = SIDE * job->rows_each;
+    const int64_t shares = parts_of(job->rows_each) * job->groups, each = group_outputs(job);
+    const int64_t most = SIDE * job->rows_each; /* points of a share */
     int64_t taken = take(&job->next, 1);
     if (taken >= shares) /* there are more threads than shares */
         return;
     struct share share = {.row = round_up(job->inputs, WIDE) + PAD, .slope_row = round_up(each, LANES) + PAD};
     const int64_t sum_rows = words_of(job->block), point_size = sum_rows * share.row + PAD;
     const int64_t slopes_size = sum_rows * share.slope_row + PAD;
-    share.tiles = zeros(points * point_size * sizeof(word));
-    share.slopes = zeros(points * slopes_size * sizeof(word));
+    share.tiles = zeros(most * point_size * sizeof(word));
+    share.slopes = zeros(most * slopes_size * sizeof(word));
     if (share.tiles == NULL || share.slopes == NULL)
         job->out_of_memory = 1;
     for (; !job->out_of_memory && taken < shares; taken = take(&job->next, 1)) {
         const int64_t group = taken % job->groups;
         share.top = taken / job->groups * job->rows_each;
+        const int64_t points = smaller(most, POINTS - SIDE * share.top);
         share.from = smaller(group * each, job->outputs), share.to = smaller(share.from + each, job->outputs);
         for (share.first = 0; share.first < job->tiles; share.first += job->block) {
             share.count = smaller(job->block, job->tiles - share.first);
@@ -549,13 +600,13 @@ int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height
    4 * (rows + 2) * (inputs + outputs): fewer rows save less than their part of them (measured). What a share transforms
    has to stay in the caches. */
 static void share_out(struct job *job, int64_t threads) {
-    const int64_t choices[] = {SIDE, SIDE / 2, 1};
+    const int64_t choices[] = {SIDE, HALF, 1};
     int64_t least = INT64_MAX;
     for (int choice = 0; choice < 3; choice++)
         for (int64_t groups = 1; groups <= larger(1, job->outputs / 32); groups++) {
             const int64_t rows = choices[choice], inputs = job->inputs, outputs = (job->outputs + groups - 1) / groups;
             const int64_t bytes = SIDE * rows * SUM_ROWS * (inputs + outputs + 2 * PAD) * sizeof(word);
-            const int64_t rounds = (SIDE / rows * groups + threads - 1) / threads;
+            const int64_t rounds = (parts_of(rows) * groups + threads - 1) / threads;
             const int64_t time = rounds * (rows * inputs * outputs + 4 * (rows + 2) * (inputs + outputs));
             if (time < least && (bytes <= SUM_BYTES || rows == 1))
                 least = time, job->rows_each = rows, job->groups = groups;

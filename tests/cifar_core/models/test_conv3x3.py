@@ -115,13 +115,16 @@ def test_it_is_the_convolution(
         assert (one - other).abs().max() <= error * other.abs().max() + 1e-6, name
 
 
-@pytest.mark.parametrize("images", [4, 40])  # Winograd's algorithm takes larger tiles for more
+@pytest.mark.parametrize(("images", "side", "tile"), [(4, 7, 2), (40, 6, 3), (40, 7, 4)])
 @pytest.mark.parametrize("channels", [(24, 32), (24, 64), (64, 64), (256, 256), *NARROW])
 @pytest.mark.usefixtures("settings_of_this_process")
-def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tuple[int, int], images: int) -> None:
+def test_bits_do_not_depend_on_the_number_of_threads(
+    kernels: str, channels: tuple[int, int], images: int, side: int, tile: int
+) -> None:
     if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
-    tensors = leaves(images, channels, 7, 7)
+    assert conv3x3._side(images, side, side) == tile
+    tensors = leaves(images, channels, side, side)
     torch.set_num_threads(1)
     expected = ours(kernels, tensors)
     for count in (2, 3, 8):
@@ -129,20 +132,23 @@ def test_bits_do_not_depend_on_the_number_of_threads(kernels: str, channels: tup
         assert all(torch.equal(*pair) for pair in zip(ours(kernels, tensors), expected, strict=True))
 
 
-@pytest.mark.parametrize("images", [3, 30])
+@pytest.mark.parametrize(("images", "side", "tile"), [(3, 8, 2), (30, 6, 3), (30, 8, 4)])
 @pytest.mark.parametrize("channels", [(32, 32), (3, 16)])
-def test_nan_and_infinity_reach_only_what_they_belong_to(kernels: str, channels: tuple[int, int], images: int) -> None:
+def test_nan_and_infinity_reach_only_what_they_belong_to(
+    kernels: str, channels: tuple[int, int], images: int, side: int, tile: int
+) -> None:
     if kernels == "AMX" and channels in NARROW:
         pytest.skip("left to torch there")
-    tensors = leaves(images, channels, 8, 8)
+    assert conv3x3._side(images, side, side) == tile
+    tensors = leaves(images, channels, side, side)
     with torch.no_grad():
         tensors[0][1, 0, 0, 0] = torch.nan
-        tensors[0][2, 0, 7, 7] = torch.inf
+        tensors[0][2, 0, -1, -1] = torch.inf
     output, *_ = ours(kernels, tensors)
     finite = F.conv2d(tensors[0], tensors[1], tensors[2], padding=1).isfinite()
-    side = 1 if kernels == "AMX" or (channels in NARROW and kernels == "Winograd") else conv3x3._side(images, 8, 8)
-    tiles = F.max_pool2d(1.0 - finite.float(), side)  # the pixels of a tile have a common fate
-    finite = ~tiles.repeat_interleave(side, 2).repeat_interleave(side, 3).bool()
+    if kernels != "AMX" and (channels not in NARROW or kernels == "fp32"):  # the pixels of a tile have a common fate
+        tiles = F.max_pool2d(1.0 - finite.float(), tile)
+        finite = ~tiles.repeat_interleave(tile, 2).repeat_interleave(tile, 3).bool()
     assert torch.equal(output.isfinite(), finite)
 
 
@@ -227,7 +233,7 @@ def test_few_channels_and_many_tiles_are_left_to_torch_where_products_are_fast(
         assert conv3x3.is_faster(torch.zeros(8, 24, 66, 66), torch.zeros(64, 24, 3, 3), 66, 66) == half
 
 
-@pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, False), (64, 6, True), (15, 8, False)])
+@pytest.mark.parametrize(("images", "side", "taken"), [(64, 3, True), (64, 5, True), (300, 1, False), (15, 8, False)])
 @pytest.mark.parametrize("vectors", ["AVX2", "AVX512"])
 def test_fp32_needs_tiles_that_are_mostly_within_the_image(
     monkeypatch: pytest.MonkeyPatch, images: int, side: int, taken: bool, vectors: str
