@@ -29,14 +29,14 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 
 # Winograd's algorithm computes all outputs of a tile that reaches beyond the last row or column, and in bf16 multiples
 # of 32 channels: it pays where its multiplications are at most such a share of those of the definition, and where
-# enough tiles share the transforms of the filters and of their gradient, whose time is that of some 64 tiles. What
-# transforms save grows with the product of both channels, what they cost with the sum: with few channels and many
-# outputs oneDNN is faster in bf16, unless the vector units are half as wide as the registers (measured on EPYCs: Zen 5;
-# Zen 4, which has such units; and Zen 3, with AVX2).
+# enough tiles share the transforms of the filters and of their gradient, whose time is that of some 50 to 200 tiles,
+# more with more channels. What transforms save grows with the product of both channels, what they cost with the sum:
+# with few channels and many outputs oneDNN is faster in bf16, unless the vector units are half as wide as the registers
+# (measured on EPYCs: Zen 5; Zen 4, which has such units; and Zen 3, with AVX2).
 _SIDES = (4, 3, 2)  # of a tile of outputs
 _MOST_MULTIPLICATIONS = {torch.bfloat16: 0.8, torch.float32: 0.5}
 _FEWEST_TILES = {torch.bfloat16: 32, torch.float32: 256}  # of 2x2 outputs
-_TILES_FOR_FILTERS = 64
+_TILES_FOR_FILTERS, _MORE_BY_CHANNELS = 32, 0.7  # for each channel of product over sum
 _FEW_CHANNELS, _MOST_OUTPUTS_OF_FEW = 25, 2**15  # product over sum; pixels
 _FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 24}  # channels
 
@@ -86,14 +86,14 @@ def _is_narrow(dtype: torch.dtype, channels: int, outputs: int) -> bool:
 def _suits_winograd(dtype: torch.dtype, images: int, channels: int, outputs: int, height: int, width: int) -> bool:
     if _tiles(images, height, width, 2) < _FEWEST_TILES[dtype]:
         return False
-    side = _side(images, height, width)
+    side = _side(images, height, width, channels, outputs)
     share = (side + 2) ** 2 * _tiles(images, height, width, side) / (9 * images * height * width)
     if dtype == torch.float32:
         vectors = native.fp32_vectors()
         assert vectors is not None  # else there are no kernels
         return share <= _MOST_MULTIPLICATIONS[dtype] and min(channels, outputs) >= _FEWEST_IN_FP32[vectors]
     padding = max(-(-count // 32) * 32 / count for count in (channels, outputs))
-    few = channels * outputs < _FEW_CHANNELS * (channels + outputs) and not _has_half_units()
+    few = _product_over_sum(channels, outputs) < _FEW_CHANNELS and not _has_half_units()
     return share * padding <= _MOST_MULTIPLICATIONS[dtype] and not (
         few and images * height * width > _MOST_OUTPUTS_OF_FEW
     )
@@ -103,9 +103,14 @@ def _tiles(images: int, height: int, width: int, side: int) -> int:
     return images * -(-height // side) * -(-width // side)
 
 
-def _side(images: int, height: int, width: int) -> int:
-    """Return the side of the tiles of outputs with which Winograd's algorithm is faster for such outputs."""
-    return min(_SIDES, key=lambda side: (side + 2) ** 2 * (_tiles(images, height, width, side) + _TILES_FOR_FILTERS))
+def _product_over_sum(channels: int, outputs: int) -> float:
+    return channels * outputs / (channels + outputs)
+
+
+def _side(images: int, height: int, width: int, channels: int, outputs: int) -> int:
+    """Return the side of the tiles of outputs with which Winograd's algorithm is fastest for such outputs."""
+    for_filters = _TILES_FOR_FILTERS + _MORE_BY_CHANNELS * _product_over_sum(channels, outputs)
+    return min(_SIDES, key=lambda side: (side + 2) ** 2 * (_tiles(images, height, width, side) + for_filters))
 
 
 def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, width: int) -> Tensor:
@@ -165,7 +170,8 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
     """
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
-    narrow, side = _is_narrow(images.dtype, channels, out_channels), _side(count, rows, columns)
+    narrow = _is_narrow(images.dtype, channels, out_channels)
+    side = _side(count, rows, columns, channels, out_channels)
     library = _library(images.dtype, narrow=narrow, side=side)
     assert library is not None
     if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
