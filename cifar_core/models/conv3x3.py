@@ -30,14 +30,11 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 # Winograd's algorithm computes all outputs of a tile that reaches beyond the last row or column, and in bf16 multiples
 # of 32 channels: it pays where its multiplications are at most such a share of those of the definition, and where
 # enough tiles share the transforms of the filters and of their gradient, whose time is that of some 50 to 200 tiles,
-# more with more channels. What transforms save grows with the product of both channels, what they cost with the sum:
-# with few channels and many outputs oneDNN is faster in bf16, unless the vector units are half as wide as the registers
-# (measured on EPYCs: Zen 5; Zen 4, which has such units; and Zen 3, with AVX2).
+# more with more channels (measured on EPYCs: Zen 5, Zen 4, and Zen 3 with AVX2).
 _SIDES = (4, 3, 2)  # of a tile of outputs
 _MOST_MULTIPLICATIONS = {torch.bfloat16: 0.8, torch.float32: 0.5}
 _FEWEST_TILES = {torch.bfloat16: 32, torch.float32: 256}  # of 2x2 outputs
-_TILES_FOR_FILTERS, _MORE_BY_CHANNELS = 32, 0.7  # for each channel of product over sum
-_FEW_CHANNELS, _MOST_OUTPUTS_OF_FEW = 25, 2**15  # product over sum; pixels
+_TILES_FOR_FILTERS, _MORE_BY_CHANNELS = 32, 0.7  # the latter for each of inputs * outputs / (inputs + outputs)
 _FEWEST_IN_FP32 = {"AVX2": 16, "AVX512": 24}  # channels
 
 
@@ -93,23 +90,16 @@ def _suits_winograd(dtype: torch.dtype, images: int, channels: int, outputs: int
         assert vectors is not None  # else there are no kernels
         return share <= _MOST_MULTIPLICATIONS[dtype] and min(channels, outputs) >= _FEWEST_IN_FP32[vectors]
     padding = max(-(-count // 32) * 32 / count for count in (channels, outputs))
-    few = _product_over_sum(channels, outputs) < _FEW_CHANNELS and not _has_half_units()
-    return share * padding <= _MOST_MULTIPLICATIONS[dtype] and not (
-        few and images * height * width > _MOST_OUTPUTS_OF_FEW
-    )
+    return share * padding <= _MOST_MULTIPLICATIONS[dtype]
 
 
 def _tiles(images: int, height: int, width: int, side: int) -> int:
     return images * -(-height // side) * -(-width // side)
 
 
-def _product_over_sum(channels: int, outputs: int) -> float:
-    return channels * outputs / (channels + outputs)
-
-
 def _side(images: int, height: int, width: int, channels: int, outputs: int) -> int:
     """Return the side of the tiles of outputs with which Winograd's algorithm is fastest for such outputs."""
-    for_filters = _TILES_FOR_FILTERS + _MORE_BY_CHANNELS * _product_over_sum(channels, outputs)
+    for_filters = _TILES_FOR_FILTERS + _MORE_BY_CHANNELS * channels * outputs / (channels + outputs)
     return min(_SIDES, key=lambda side: (side + 2) ** 2 * (_tiles(images, height, width, side) + for_filters))
 
 
@@ -188,12 +178,6 @@ def _library(dtype: torch.dtype, *, narrow: bool, side: int) -> native.Library |
         return native.load(Path(__file__).with_name("conv3x3_narrow.c"))
     name = "conv3x3_bf16.c" if dtype == torch.bfloat16 else "conv3x3_fp32.c"
     return native.load(Path(__file__).with_name(name), f"-DOUT={side}")
-
-
-@functools.cache
-def _has_half_units() -> bool:
-    library = _library(torch.bfloat16, narrow=False, side=_SIDES[0])
-    return library is not None and library.functions.has_half_units() == 1
 
 
 @functools.cache

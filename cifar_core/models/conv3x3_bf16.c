@@ -1,7 +1,5 @@
 /* `winograd.h` in bf16, on processors with AVX512-bf16. A word is a pair of numbers. */
 
-#include <cpuid.h>
-
 #include "vectors.h"
 
 #define NUMBERS 2
@@ -9,16 +7,6 @@
 typedef bf16 element; /* of the images */
 typedef __m512 vector;
 typedef __m512i words;
-
-/* Returns 1 on Zen 4, AMD's only processors of family 25 with AVX512-bf16: its vector units are half as wide as the
-   registers, so a product takes two turns. */
-int has_half_units(void) {
-    unsigned int eax, ebx, ecx, edx;
-    if (!__get_cpuid(0, &eax, &ebx, &ecx, &edx) || ebx != signature_AMD_ebx)
-        return 0;
-    __get_cpuid(1, &eax, &ebx, &ecx, &edx);
-    return (eax >> 8 & 15) + (eax >> 20 & 255) == 25;
-}
 
 static inline vector zero(void) { return _mm512_setzero_ps(); }
 static inline vector all(float number) { return _mm512_set1_ps(number); }
