@@ -30,7 +30,7 @@ _MOST_NARROW_CHANNELS, _MOST_NARROW_NUMBERS = 32, 2**16
 # Winograd's algorithm computes all outputs of a tile that reaches beyond the last row or column, and in bf16 multiples
 # of 32 channels: it pays where its multiplications are at most such a share of those of the definition, and where
 # enough tiles share the transforms of the filters and of their gradient, whose time is that of some 50 to 200 tiles,
-# more with more channels (measured on EPYCs: Zen 5, Zen 4, and Zen 3 with AVX2).
+# more with more channels (measured on EPYCs: Zen 5, where the latter comes from, Zen 4, and Zen 3 with AVX2).
 _SIDES = (4, 3, 2)  # of a tile of outputs
 _MOST_MULTIPLICATIONS = {torch.bfloat16: 0.8, torch.float32: 0.5}
 _FEWEST_TILES = {torch.bfloat16: 32, torch.float32: 256}  # of 2x2 outputs

@@ -29,7 +29,7 @@
 
 /* OUT: side of a tile of the output, 4, 3 or 2; an option of the compiler. */
 #define SIDE (OUT + 2)        /* of a tile */
-#define HALF ((SIDE + 1) / 2) /* of its rows */
+#define HALF ((SIDE + 1) / 2) /* of its rows, rounded up */
 #define POINTS (SIDE * SIDE)  /* of a transformed tile */
 #define WIDE (2 * LANES)      /* channels that are taken at once */
 #define PAD 16                /* words between rows: at a power of two they would share a set of the caches */

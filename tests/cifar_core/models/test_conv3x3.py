@@ -197,7 +197,7 @@ def test_other_matrix_products_are_right_in_between(kernels: str) -> None:
         ((24, 32), 2, True, ["AMX"]),
         ((64, 64), 4, True, ["AMX", "Winograd"]),
         ((64, 64), 3, True, ["AMX", "Winograd"]),
-        ((33, 33), 5, True, ["AMX"]),  # or computes outputs or channels for nothing,
+        ((33, 33), 5, True, ["AMX"]),  # or computes outputs or channels for nothing
         ((33, 33), 16, True, ["AMX", "Winograd", "fp32"]),
         ((256, 256), 1, True, ["AMX"]),
         ((24, 64), 64, True, ["AMX", "Winograd", "fp32"]),
