@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from cifar_core.hardware import has_amx, native_bf16
 from cifar_core.models import native
 
+_AMX = Path(__file__).with_name("conv3x3_amx.c")
 _FEWEST_CHANNELS = 24  # of inputs and outputs; a tile of AMX, and a vector, have 32
 
 # With fewer, at most so many, and output images of so many numbers, the kernels for few channels are no slower than
@@ -46,14 +47,14 @@ def is_available(dtype: torch.dtype) -> bool:
 
 def algorithm(dtype: torch.dtype) -> str:
     """Return the name of the algorithm that the kernels use on this machine, "AMX" or "Winograd"."""
-    return "AMX" if dtype == torch.bfloat16 and _is_amx_used() else "Winograd"
+    return "AMX" if dtype == torch.bfloat16 and amx() else "Winograd"
 
 
 def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Return true if `convolve` is faster than torch's own convolution for these arguments."""
     if not native.takes(inputs, weight):
         return False
-    dtype = _dtype(inputs)
+    dtype = dtype_of(inputs)
     if dtype is None or weight.dtype != torch.float32:
         return False
     outputs, *filter_shape = weight.shape
@@ -64,12 +65,13 @@ def is_faster(inputs: Tensor, weight: Tensor, height: int, width: int) -> bool:
         return False
     if _is_narrow(dtype, channels, outputs):
         few = max(channels, outputs) <= _MOST_NARROW_CHANNELS and outputs * height * width <= _MOST_NARROW_NUMBERS
-        return few and not _is_amx_used()
-    amx = dtype == torch.bfloat16 and _is_amx_used()
-    return amx or _suits_winograd(dtype, len(inputs), channels, outputs, height, width)
+        return few and not amx()
+    if dtype == torch.bfloat16 and amx():
+        return True
+    return _suits_winograd(dtype, len(inputs), channels, outputs, height, width)
 
 
-def _dtype(inputs: Tensor) -> torch.dtype | None:
+def dtype_of(inputs: Tensor) -> torch.dtype | None:
     """Return the type in which torch would convolve `inputs`, if there are kernels for it."""
     if torch.is_autocast_enabled("cpu"):
         return torch.bfloat16 if torch.get_autocast_dtype("cpu") == torch.bfloat16 else None
@@ -153,6 +155,16 @@ def plain(inputs: Tensor, weight: Tensor, bias: Tensor | None, height: int, widt
 
 
 def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor | None) -> None:
+    count, channels, *_ = images.shape
+    _, out_channels, rows, columns = outputs.shape
+    narrow = _is_narrow(images.dtype, channels, out_channels)
+    side = _side(count, rows, columns, channels, out_channels)
+    library = _library(images.dtype, narrow=narrow, side=side)
+    assert library is not None
+    call(library, name, images, outputs, *arguments)
+
+
+def call(library: native.Library, name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor | None) -> None:
     """Call a C function that convolves images of the shape of `images` to those of `outputs`.
 
     Raises:
@@ -160,10 +172,6 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
     """
     count, channels, height, width = images.shape
     _, out_channels, rows, columns = outputs.shape
-    narrow = _is_narrow(images.dtype, channels, out_channels)
-    side = _side(count, rows, columns, channels, out_channels)
-    library = _library(images.dtype, narrow=narrow, side=side)
-    assert library is not None
     if library.call(name, count, height, width, channels, out_channels, rows, columns, *arguments):
         raise MemoryError("a convolution found no memory for its buffers")
 
@@ -172,8 +180,8 @@ def _call(name: str, images: Tensor, outputs: Tensor, *arguments: int | Tensor |
 def _library(dtype: torch.dtype, *, narrow: bool, side: int) -> native.Library | None:
     if not (native_bf16("cpu") if dtype == torch.bfloat16 else native.fp32_vectors()):
         return None
-    if dtype == torch.bfloat16 and _is_amx_used():
-        return _amx()
+    if dtype == torch.bfloat16 and (library := amx()):
+        return library
     if dtype == torch.bfloat16 and narrow:
         return native.load(Path(__file__).with_name("conv3x3_narrow.c"))
     name = "conv3x3_bf16.c" if dtype == torch.bfloat16 else "conv3x3_fp32.c"
@@ -181,11 +189,7 @@ def _library(dtype: torch.dtype, *, narrow: bool, side: int) -> native.Library |
 
 
 @functools.cache
-def _is_amx_used() -> bool:
-    """Return true if there is AMX, the compiler knows it, and Linux lets this process use its tiles."""
-    library = _amx() if has_amx() else None
-    return library is not None and library.functions.allow_tiles() == 0
-
-
-def _amx() -> native.Library | None:
-    return native.load(Path(__file__).with_name("conv3x3_amx.c"))
+def amx() -> native.Library | None:
+    """Return the kernels for AMX, if it is there, the compiler knows it, and Linux lets this process use its tiles."""
+    library = native.load(_AMX) if has_amx() else None
+    return library if library is not None and library.functions.allow_tiles() == 0 else None

@@ -1,10 +1,14 @@
-/* 3x3 convolutions with stride 1 of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors.
+/* 3x3 convolutions of bf16 images in channels-last order, on AMX, the matrix unit of Intel's processors; also 1x1 ones,
+   and both with stride 2.
 
    Outputs: a few images are copied into a row of places, with a zero before and after each of their lines. Pixel
    (y, x) of an image stands at place (y + 1) * pitch + x + 1, with pitch > width, so that each tap of a filter reads
    the row at a fixed distance from the output's own place y * pitch + x, and the zero that ends a line is the one
    before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at places between the lines are
    dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is one block of memory.
+
+   With stride 2 the pixels with even and with odd coordinates are images of their own, four in all, so that neighbouring
+   outputs still read neighbouring places. In the gradient of the inputs each of the four is a sum over some of the taps.
 
    Gradient of the weights: a tile holds one pixel of 32 images, whose products are added up at once. Pixels beyond the
    edge are left out.
@@ -31,16 +35,35 @@
 struct job {
     int64_t images, height, width, inputs, outputs; /* inputs, outputs: channels */
     int64_t rows, columns;                          /* of an output image */
+    int64_t stride, side;                           /* side: of a filter, 3 or 1 */
     int64_t next;                                   /* image or panel that no thread has taken */
-    int64_t pitch, distance;                        /* places of a line and of an image */
+    int64_t pitch, part, distance;                  /* places of a line, of a part of an image, of an image */
     int64_t group;                                  /* images that are taken at once */
     int64_t in_panel, out_panel;                    /* channels */
+    int64_t reversed, adds;                         /* reversed: gradient of the inputs; adds: to what is there */
     int out_of_memory;                              /* the result is not complete */
+    struct pass *passes;
     const bf16 *image, *weight, *gradient;
     const float *bias; /* null: none */
     bf16 *output;
     float *of_weight;
 };
+
+static inline int64_t over(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
+static inline int64_t taps_of(const struct job *job) { return job->side * job->side; }
+
+/* Pixels between those of an image that filters read: those of 1x1 with stride 2 leave out three of four. */
+static inline int64_t skip_of(const struct job *job) { return job->side > 1 ? 1 : job->stride; }
+
+/* The pixel that a tap reads for output y, in one direction: (y + whole) * stride + part. */
+struct shift {
+    int64_t whole, part;
+};
+
+static inline struct shift shift_of(const struct job *job, int64_t tap) {
+    const int64_t pixels = tap - job->side / 2, part = (pixels + job->stride) % job->stride;
+    return (struct shift){(pixels - part) / job->stride, part};
+}
 
 struct configuration {
     uint8_t palette, start, reserved[14];
@@ -115,14 +138,20 @@ static struct upcoming next_line(const struct line *line, int there, int64_t ste
     return upcoming(line->first + numbers, there ? numbers : 0, line->image_size, line->images, steps);
 }
 
-/* Tiles (channels / 16, width, group / 32, 16, 16, 2) of pairs of images. */
-static void pair_line(const struct line *line, int64_t group, bf16 *tiles) {
-    for (int64_t x = 0; x < line->width; x++)
+/* Pixels of a line in the order in which they stand in tiles: with stride 2 those with even numbers, then the others. */
+static inline int64_t pixels_of_part(const struct job *job) { return over(job->width, job->stride); }
+static inline int64_t pairs_of_line(const struct job *job) { return job->stride * pixels_of_part(job); }
+
+/* Tiles (channels / 16, pixels, group / 32, 16, 16, 2) of pairs of images. */
+static void pair_line(const struct job *job, const struct line *line, bf16 *tiles) {
+    const int64_t group = job->group, pixels = pairs_of_line(job);
+    for (int64_t x = 0; x < line->width; x += skip_of(job))
         for (int64_t c = 0; c < line->channels; c += DEPTH)
             for (int64_t image = 0; image < group; image += 2) {
-                bf16 *to = tiles + ((c / TILE * line->width + x) * group + image) * TILE;
+                const int64_t pixel = x % job->stride * pixels_of_part(job) + x / job->stride;
+                bf16 *to = tiles + ((c / TILE * pixels + pixel) * group + image) * TILE;
                 _mm512_store_si512(to, pair(line, image, x, c, 0));
-                _mm512_store_si512(to + line->width * group * TILE, pair(line, image, x, c, 1));
+                _mm512_store_si512(to + pixels * group * TILE, pair(line, image, x, c, 1));
             }
 }
 
@@ -171,14 +200,14 @@ static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const
     _tile_stored(3, sums + 3 * TILE_FP32, 64);
 }
 
-/* Write the sums (outputs / 32, inputs / 32, 9, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
+/* Write the sums (outputs / 32, inputs / 32, taps, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
 static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
                         const struct job *job) {
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     for (int64_t o = 0; o < out; o += DEPTH)
         for (int64_t i = 0; i < in; i += DEPTH)
-            for (int64_t tap = 0; tap < TAPS; tap++, sums += 4 * TILE_FP32)
+            for (int64_t tap = 0; tap < taps_of(job); tap++, sums += 4 * TILE_FP32)
                 for (int64_t row = 0; row < DEPTH; row++) {
                     const int64_t output = out_from + o + row % TILE / 4 * 8 + row / TILE * 4 + row % 4;
                     const int64_t input = in_from + i;
@@ -186,7 +215,7 @@ static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_f
                         continue;
                     const float *from = sums + row / TILE * 2 * TILE_FP32 + row % TILE * TILE;
                     const __m512 even = _mm512_load_ps(from), odd = _mm512_load_ps(from + TILE_FP32);
-                    float *to = job->of_weight + (output * TAPS + tap) * job->inputs + input;
+                    float *to = job->of_weight + (output * taps_of(job) + tap) * job->inputs + input;
                     _mm512_mask_storeu_ps(to, first_16(job->inputs - input), _mm512_permutex2var_ps(even, low, odd));
                     _mm512_mask_storeu_ps(to + TILE, first_16(job->inputs - input - TILE),
                                           _mm512_permutex2var_ps(even, high, odd));
@@ -196,19 +225,22 @@ static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_f
 /* Add up a line of slopes for all weights of a panel. `pairs` has three lines; line y of the images is number y % 3. */
 static void sum_line(const struct job *job, int64_t y, int64_t in, int64_t out, const bf16 *slopes, const bf16 *pairs,
                      float *sums, struct upcoming *next, struct upcoming *next_slopes) {
-    const int64_t tile = job->group * TILE, slope_tiles = job->columns * tile, pair_tiles = job->width * tile;
+    const int64_t tile = job->group * TILE, slope_tiles = job->columns * tile, pair_tiles = pairs_of_line(job) * tile;
     for (int64_t segment = 0; segment < job->columns; segment += SEGMENT) {
         float *to = sums;
         for (int64_t o = 0; o < out / TILE; o += 2)
             for (int64_t i = 0; i < in / TILE; i += 2)
-                for (int64_t tap = 0; tap < TAPS; tap++, to += 4 * TILE_FP32) {
-                    const int64_t line = y + tap / 3 - 1, shift = tap % 3 - 1;
-                    const int64_t from = larger(segment, -shift);
-                    const int64_t end = smaller(smaller(segment + SEGMENT, job->columns), job->width - shift);
+                for (int64_t tap = 0; tap < taps_of(job); tap++, to += 4 * TILE_FP32) {
+                    const struct shift down = shift_of(job, tap / job->side), right = shift_of(job, tap % job->side);
+                    const int64_t line = (y + down.whole) * job->stride + down.part;
+                    const int64_t from = larger(segment, -right.whole);
+                    const int64_t beyond = over(job->width - right.part, job->stride) - right.whole;
+                    const int64_t end = smaller(smaller(segment + SEGMENT, job->columns), beyond);
                     if (line < 0 || line >= job->height || from >= end)
                         continue;
+                    const int64_t first = right.part * pixels_of_part(job) + right.whole + from;
                     const bf16 *slope = slopes + o * slope_tiles + from * tile;
-                    const bf16 *pair = pairs + (line % 3 * (in / TILE) + i) * pair_tiles + (from + shift) * tile;
+                    const bf16 *pair = pairs + (line % 3 * (in / TILE) + i) * pair_tiles + first * tile;
                     accumulate(slope, slope + slope_tiles, pair, pair + pair_tiles,
                                (end - from) * job->group / DEPTH, to, next, next_slopes);
                 }
@@ -217,9 +249,10 @@ static void sum_line(const struct job *job, int64_t y, int64_t in, int64_t out, 
 
 /* The gradient of a panel of weights: `in` input channels by `out` output channels, for all images. */
 static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
-    const int64_t pair_size = job->width * job->group * in, slope_size = job->columns * job->group * out;
+    const int64_t pair_size = pairs_of_line(job) * job->group * in, slope_size = job->columns * job->group * out;
+    const int64_t reach = job->side / 2; /* of a filter, in lines */
     bf16 *pairs = zeros(3 * pair_size * sizeof(bf16)), *slopes = zeros(slope_size * sizeof(bf16));
-    float *sums = zeros(TAPS * in * out * sizeof(float));
+    float *sums = zeros(taps_of(job) * in * out * sizeof(float));
     if (pairs == NULL || slopes == NULL || sums == NULL) {
         job->out_of_memory = 1;
         goto end;
@@ -233,13 +266,14 @@ static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_
         const bf16 *gradient = job->gradient + first * slope_line.image_size + out_from;
         line.images = slope_line.images = smaller(job->group, job->images - first);
         for (int64_t y = 0, ready = 0; y < job->rows; y++) {
-            for (; ready < smaller(y + 2, job->height); ready++) {
+            const int64_t first = y * job->stride - reach, end = smaller(first + job->side, job->height);
+            for (ready = larger(ready, first); ready < end; ready++) {
                 line.first = image + ready * line.width * line.pixel_size;
-                pair_line(&line, job->group, pairs + ready % 3 * pair_size);
+                pair_line(job, &line, pairs + ready % 3 * pair_size);
             }
             slope_line.first = gradient + y * slope_line.width * slope_line.pixel_size;
             transpose_line(&slope_line, job->group, slopes);
-            const int64_t steps = in / DEPTH * (out / DEPTH) * TAPS * job->columns * job->group / DEPTH;
+            const int64_t steps = in / DEPTH * (out / DEPTH) * taps_of(job) * job->columns * job->group / DEPTH;
             struct upcoming next = next_line(&line, ready < job->height, steps);
             struct upcoming next_slopes = next_line(&slope_line, y + 1 < job->rows, steps);
             sum_line(job, y, in, out, slopes, pairs, sums, &next, &next_slopes);
@@ -270,23 +304,15 @@ static void sum_panels(void *argument) {
 
 /* ---- The work, on all threads ---- */
 
-static struct job new_job(int64_t images, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t rows,
-                          int64_t columns) {
-    struct job job = {.images = images, .height = height, .width = width, .inputs = inputs, .outputs = outputs,
-                      .rows = rows, .columns = columns};
-    job.pitch = larger(width, columns) + 1;
-    job.distance = (larger(height, rows) + 1) * job.pitch;
-    return job;
-}
-
 /* What Python calls: 0, or 1 if there is too little memory.
 
-   image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, 3, 3,
+   image: (images, height, width, inputs), gradient: (images, rows, columns, outputs), of_weight: (outputs, side, side,
    inputs). */
-int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
-                        int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
-                        const bf16 *gradient, float *of_weight) {
-    struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
+int strided_gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
+                               int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, int64_t stride,
+                               int64_t side, const bf16 *image, const bf16 *gradient, float *of_weight) {
+    struct job job = {.images = images, .height = height, .width = width, .inputs = inputs, .outputs = outputs,
+                      .rows = rows, .columns = columns, .stride = stride, .side = side};
     job.group = larger(1, SEGMENT / columns) * DEPTH;
     job.image = image, job.gradient = gradient, job.of_weight = of_weight;
     job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
@@ -300,6 +326,14 @@ int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int6
     return job.out_of_memory;
 }
 
+/* The same with stride 1 and filters of 3x3 pixels. */
+int gradient_of_weight(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width,
+                       int64_t inputs, int64_t outputs, int64_t rows, int64_t columns, const bf16 *image,
+                       const bf16 *gradient, float *of_weight) {
+    return strided_gradient_of_weight(parallel, threads, images, height, width, inputs, outputs, rows, columns, 1, 3,
+                                      image, gradient, of_weight);
+}
+
 /* ---- Outputs ---- */
 
 struct tile {
@@ -307,33 +341,73 @@ struct tile {
     int32_t pixel[TILE]; /* of the output image; -1: none */
 };
 
-/* Cover the outputs of an image with tiles; return their number. */
-static int64_t cover(const struct job *job, struct tile *tiles) {
-    int64_t count = 0, covered = 0;
-    for (int64_t y = 0; y < job->rows; y++)
-        for (int64_t x = 0; x < job->columns; x++) {
+/* Outputs that are sums over the same taps: all, or in the gradient of the inputs every `step`th of a line. */
+struct pass {
+    int64_t step, top, left;            /* top, left: of the first */
+    int64_t taps, tap[TAPS];            /* which ones */
+    int64_t from[TAPS];                 /* where they read, in places from the output's own */
+    int64_t tiles;                      /* that cover the outputs of an image */
+    struct tile *tile;
+};
+
+static inline int64_t parts_of(const struct job *job) { return job->reversed ? 1 : job->stride; } /* of a side */
+static inline int64_t step_of(const struct job *job) { return job->reversed ? job->stride : 1; }
+
+static void cover(const struct job *job, struct pass *pass) {
+    const int64_t rows = over(job->rows - pass->top, pass->step), columns = over(job->columns - pass->left, pass->step);
+    int64_t covered = 0;
+    for (int64_t y = 0; y < rows; y++)
+        for (int64_t x = 0; x < columns; x++) {
             const int64_t place = y * job->pitch + x;
             if (place < covered)
                 continue;
-            struct tile *tile = &tiles[count++];
+            struct tile *tile = &pass->tile[pass->tiles++];
             tile->place = place;
             covered = place + TILE;
             for (int64_t i = 0; i < TILE; i++) {
                 const int64_t row = (place + i) / job->pitch, column = (place + i) % job->pitch;
-                tile->pixel[i] = row < job->rows && column < job->columns ? (int32_t)(row * job->columns + column) : -1;
+                const int64_t y = pass->top + row * pass->step, x = pass->left + column * pass->step;
+                tile->pixel[i] = row < rows && column < columns ? (int32_t)(y * job->columns + x) : -1;
             }
         }
-    return count;
 }
 
-/* Copy images (images, height, width, inputs) into the row, whose first pixel of an image is at `row`. */
+/* Set up a pass for each place of an output within a step. The tiles have room for each output. */
+static void plan(const struct job *job, struct tile *tile) {
+    const int64_t step = step_of(job), sign = job->reversed ? -1 : 1;
+    for (int64_t i = 0; i < step * step; i++) {
+        struct pass *pass = &job->passes[i];
+        *pass = (struct pass){.step = step, .top = i / step, .left = i % step, .tile = tile};
+        for (int64_t tap = 0; tap < taps_of(job); tap++) {
+            const struct shift down = shift_of(job, tap / job->side), right = shift_of(job, tap % job->side);
+            if (job->reversed && (down.part != pass->top || right.part != pass->left))
+                continue;
+            const int64_t part = job->reversed ? 0 : down.part * job->stride + right.part;
+            pass->from[pass->taps] =
+                part * job->part + (1 + sign * down.whole) * job->pitch + 1 + sign * right.whole;
+            pass->tap[pass->taps++] = tap;
+        }
+        if (pass->taps)
+            cover(job, pass);
+        tile += pass->tiles;
+    }
+}
+
+/* Copy images (images, height, width, inputs) into the row. */
 static void fill_row(const bf16 *image, int64_t images, const struct job *job, bf16 *row, int64_t places) {
+    const int64_t parts = parts_of(job), skip = smaller(parts, skip_of(job));
     for (int64_t i = 0; i < images; i++)
-        for (int64_t y = 0; y < job->height; y++)
-            for (int64_t x = 0; x < job->width; x++, image += job->inputs) {
-                bf16 *place = row + (i * job->distance + y * job->pitch + x) * DEPTH;
-                for (int64_t c = 0; c < job->inputs; c += DEPTH, place += places * DEPTH)
-                    _mm512_store_si512(place, _mm512_maskz_loadu_epi16(first_32(job->inputs - c), image + c));
+        for (int64_t y = 0; y < job->height; y += skip)
+            for (int64_t left = 0; left < parts; left += skip) {
+                const bf16 *line = image + (i * job->height + y) * job->width * job->inputs;
+                const int64_t part = y % parts * parts + left;
+                bf16 *place = row + (i * job->distance + part * job->part + (y / parts + 1) * job->pitch + 1) * DEPTH;
+                for (int64_t x = left; x < job->width; x += parts, place += DEPTH)
+                    for (int64_t c = 0; c < job->inputs; c += DEPTH) {
+                        const __mmask32 valid = first_32(job->inputs - c);
+                        const __m512i pixel = _mm512_maskz_loadu_epi16(valid, line + x * job->inputs + c);
+                        _mm512_store_si512(place + c * places, pixel);
+                    }
             }
 }
 
@@ -344,6 +418,7 @@ struct block {
     bf16 *output[2];          /* first of the 32 channels, of the first pixel of the image */
     __mmask32 valid;          /* channels */
     __m512 bias[2];
+    int64_t adds;             /* to the output that is there */
 };
 
 /* Write a quarter of a tile of places. */
@@ -354,25 +429,32 @@ static inline void write_rows(const struct block *block, int64_t quarter, int64_
         return;
     for (int64_t i = 0; i < 4; i++, sums += TILE) {
         const int32_t pixel = block->pixels[tile][first + i];
-        const __m512 low = _mm512_add_ps(_mm512_load_ps(sums), block->bias[0]);
-        const __m512 high = _mm512_add_ps(_mm512_load_ps(sums + TILE_FP32), block->bias[1]);
-        if (pixel >= 0)
-            _mm512_mask_storeu_epi16(block->output[tile] + pixel * outputs, block->valid,
-                                     (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        if (pixel < 0)
+            continue;
+        bf16 *output = block->output[tile] + pixel * outputs;
+        __m512 low = _mm512_add_ps(_mm512_load_ps(sums), block->bias[0]);
+        __m512 high = _mm512_add_ps(_mm512_load_ps(sums + TILE_FP32), block->bias[1]);
+        if (block->adds) {
+            const __m512i there = _mm512_maskz_loadu_epi16(block->valid, output);
+            low = _mm512_add_ps(low, widened(_mm512_castsi512_si256(there)));
+            high = _mm512_add_ps(high, widened(_mm512_extracti64x4_epi64(there, 1)));
+        }
+        _mm512_mask_storeu_epi16(output, block->valid, (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
 }
 
 /* Sum a block, and write the one before it, which waits for the unit no more. */
-static inline void multiply(const bf16 *const start[2], int64_t places, int64_t depths, int64_t pitch,
-                            const bf16 *weight, struct block *block, const struct block *before, int64_t outputs,
+static inline void multiply(const struct pass *pass, const bf16 *const start[2], int64_t places, int64_t depths,
+                            const bf16 *weights, struct block *block, const struct block *before, int64_t outputs,
                             struct upcoming *next) {
     MEMORY_IS_READ;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t tap = 0; tap < TAPS; tap++) {
-        int64_t place = (tap / 3 * pitch + tap % 3) * DEPTH;
+    for (int64_t i = 0, quarter = 0; i < pass->taps; i++) {
+        int64_t place = pass->from[i] * DEPTH;
+        const bf16 *weight = weights + pass->tap[i] * depths * 2 * TILE_BF16;
         for (int64_t depth = 0; depth < depths; depth++, place += places * DEPTH, weight += 2 * TILE_BF16) {
             _tile_loadd(4, start[0] + place, 64);
             _tile_loadd(6, weight, 64);
@@ -383,8 +465,8 @@ static inline void multiply(const bf16 *const start[2], int64_t places, int64_t 
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
-        if (tap < 8)
-            write_rows(before, tap, outputs);
+        for (const int64_t end = i + 1 < pass->taps ? smaller(i + 1, 8) : 8; quarter < end; quarter++)
+            write_rows(before, quarter, outputs);
         fetch(next);
     }
     _tile_stored(0, block->sums, 64);
@@ -393,28 +475,33 @@ static inline void multiply(const bf16 *const start[2], int64_t places, int64_t 
     _tile_stored(3, block->sums + 3 * TILE_FP32, 64);
 }
 
-static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_t places) {
+static void convolve_with(struct job *job, bf16 *row, int64_t places) {
     const int64_t inputs = round_up(job->inputs, DEPTH), area = job->rows * job->columns;
-    const int64_t image_size = job->height * job->width * job->inputs;
-    const int64_t tiles_of_image = cover(job, tiles);
+    const int64_t image_size = job->height * job->width * job->inputs, passes = step_of(job) * step_of(job);
     struct block blocks[2] = {0}, *block = &blocks[0], *before = &blocks[1];
+    blocks[0].adds = blocks[1].adds = job->adds;
     struct configuration configuration;
     use_tiles(&configuration);
     int64_t following;
     for (int64_t first = take(&job->next, job->group); first < job->images; first = following) {
-        const int64_t images = smaller(job->group, job->images - first), count = images * tiles_of_image;
+        const int64_t images = smaller(job->group, job->images - first);
         following = take(&job->next, job->group);
         const int64_t coming = smaller(job->group, job->images - following);
-        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1,
-                                        (count + 1) / 2 * (round_up(job->outputs, DEPTH) / DEPTH) * TAPS);
-        fill_row(job->image + first * image_size, images, job, row + (job->pitch + 1) * DEPTH, places);
-        for (int64_t channel = 0; channel < job->outputs; channel += DEPTH) {
-            const bf16 *weight = job->weight + channel * TAPS * inputs;
+        int64_t steps = 1;
+        for (int64_t i = 0; i < passes; i++)
+            steps += over(images * job->passes[i].tiles, 2) * job->passes[i].taps * over(job->outputs, DEPTH);
+        struct upcoming next = upcoming(job->image + following * image_size, coming * image_size, 0, 1, steps);
+        fill_row(job->image + first * image_size, images, job, row, places);
+        for (int64_t work = 0; work < over(job->outputs, DEPTH) * passes; work++) {
+            const int64_t channel = work / passes * DEPTH;
+            const struct pass *pass = &job->passes[work % passes];
+            const int64_t count = images * pass->tiles;
+            const bf16 *weights = job->weight + channel * taps_of(job) * inputs;
             for (int64_t i = 0; i < count; i += 2) {
                 const bf16 *start[2];
                 for (int64_t j = 0; j < 2; j++) { /* the last one may have no second: it is computed twice */
-                    const int64_t number = smaller(i + j, count - 1), image = number / tiles_of_image;
-                    const struct tile *tile = &tiles[number % tiles_of_image];
+                    const int64_t number = smaller(i + j, count - 1), image = number / pass->tiles;
+                    const struct tile *tile = &pass->tile[number % pass->tiles];
                     start[j] = row + (image * job->distance + tile->place) * DEPTH;
                     block->pixels[j] = i + j < count ? tile->pixel : NULL;
                     block->output[j] = job->output + (first + image) * area * job->outputs + channel;
@@ -425,7 +512,7 @@ static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_
                     block->bias[j] = job->bias ? _mm512_maskz_loadu_ps(first_16(job->outputs - from), job->bias + from)
                                                : _mm512_setzero_ps();
                 }
-                multiply(start, places, inputs / DEPTH, job->pitch, weight, block, before, job->outputs, &next);
+                multiply(pass, start, places, inputs / DEPTH, weights, block, before, job->outputs, &next);
                 struct block *written = before;
                 before = block;
                 block = written;
@@ -440,29 +527,27 @@ static void convolve_with(struct job *job, struct tile *tiles, bf16 *row, int64_
 static void convolve_groups(void *argument) {
     struct job *job = argument;
     const int64_t places = job->group * job->distance + 3 * job->pitch + 3 * TILE;
-    struct tile *tiles = zeros((job->rows * job->columns + 1) * sizeof(struct tile));
     bf16 *row = zeros(places * round_up(job->inputs, DEPTH) * sizeof(bf16));
-    if (tiles != NULL && row != NULL)
-        convolve_with(job, tiles, row, places);
+    if (row != NULL)
+        convolve_with(job, row, places);
     else
         job->out_of_memory = 1;
     free(row);
-    free(tiles);
 }
 
 /* ---- Weights ---- */
 
-/* Weights (outputs, 9, inputs) as tiles (outputs / 32, 9, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
-static void pack(const float *weight, int64_t inputs, int64_t outputs, bf16 *packed) {
+/* Weights (outputs, taps, inputs) as tiles (outputs / 32, taps, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
+static void pack(const float *weight, int64_t taps, int64_t inputs, int64_t outputs, bf16 *packed) {
     for (int64_t block = 0; block < outputs; block += DEPTH)
-        for (int64_t tap = 0; tap < TAPS; tap++)
+        for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t input = 0; input < inputs; input += DEPTH)
                 for (int64_t half = 0; half < 2; half++, packed += TILE_BF16) {
                     __m512i v[16];
 #pragma GCC unroll 16
                     for (int64_t i = 0; i < 16; i++) {
                         const int64_t output = block + half * TILE + i;
-                        const float *from = weight + (output * TAPS + tap) * inputs + input;
+                        const float *from = weight + (output * taps + tap) * inputs + input;
                         const int64_t count = output < outputs ? inputs - input : 0;
                         const __m512 low = _mm512_maskz_loadu_ps(first_16(count), from);
                         const __m512 high = _mm512_maskz_loadu_ps(first_16(count - TILE), from + TILE);
@@ -479,17 +564,17 @@ static inline __m512i rounded(const float *from, int64_t count) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_16(count), from)));
 }
 
-/* The same weights for the gradient of the inputs: taps in reverse, (inputs / 32, 9, outputs / 32, 2, 16, 16, 2). */
-static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, bf16 *packed) {
+/* The same weights for the gradient of the inputs: (inputs / 32, taps, outputs / 32, 2, 16, 16, 2). */
+static void pack_reversed(const float *weight, int64_t taps, int64_t inputs, int64_t outputs, bf16 *packed) {
     for (int64_t block = 0; block < inputs; block += DEPTH)
-        for (int64_t tap = TAPS - 1; tap >= 0; tap--)
+        for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t output = 0; output < outputs; output += DEPTH)
                 for (int64_t half = 0; half < 2; half++)
                     for (int64_t i = output; i < output + DEPTH; i += 2, packed += DEPTH) {
                         const int64_t input = block + half * TILE;
-                        const float *from = weight + (i * TAPS + tap) * inputs + input;
+                        const float *from = weight + (i * taps + tap) * inputs + input;
                         const __m512i one = rounded(from, i < outputs ? inputs - input : 0);
-                        const __m512i next = rounded(from + TAPS * inputs, i + 1 < outputs ? inputs - input : 0);
+                        const __m512i next = rounded(from + taps * inputs, i + 1 < outputs ? inputs - input : 0);
                         _mm512_store_si512(packed, _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
                     }
 }
@@ -497,25 +582,43 @@ static void pack_reversed(const float *weight, int64_t inputs, int64_t outputs, 
 /* What Python calls, as above.
 
    image: (images, height, width, inputs), output: (images, rows, columns, outputs), the first ones of a convolution
-   with a zero around each image; weight: (outputs, 3, 3, inputs), bias: (outputs) or null. With `reversed` the images
-   are the gradient of a convolution's output, and its weight is (inputs, 3, 3, outputs). */
-int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
-              int64_t outputs, int64_t rows, int64_t columns, int64_t reversed, const bf16 *image, const float *weight,
-              const float *bias, bf16 *output) {
-    struct job job = new_job(images, height, width, inputs, outputs, rows, columns);
-    bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * TAPS * sizeof(bf16));
-    if (packed == NULL)
-        return 1;
-    if (reversed)
-        pack_reversed(weight, outputs, inputs, packed);
-    else
-        pack(weight, inputs, outputs, packed);
-    const int64_t image_bytes = job.distance * round_up(inputs, DEPTH) * sizeof(bf16);
-    job.group = larger(1, ROW_BYTES / image_bytes);
-    job.image = image, job.weight = packed, job.bias = bias, job.output = output;
-    on_threads(parallel, threads, convolve_groups, &job, &job.next);
+   with a zero around each image; weight: (outputs, side, side, inputs), bias: (outputs) or null. With `reversed` the
+   images are the gradient of a convolution's output, and its weight is (inputs, side, side, outputs). With `adds` the
+   result is added to `output`; else 1x1 filters with stride 2 may not be reversed, as they leave out pixels. */
+int strided_convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+                     int64_t outputs, int64_t rows, int64_t columns, int64_t stride, int64_t side, int64_t reversed,
+                     int64_t adds, const bf16 *image, const float *weight, const float *bias, bf16 *output) {
+    struct pass passes[4];
+    struct job job = {.images = images, .height = height, .width = width, .inputs = inputs, .outputs = outputs,
+                      .rows = rows, .columns = columns, .stride = stride, .side = side, .reversed = reversed,
+                      .adds = adds, .passes = passes, .image = image, .bias = bias, .output = output};
+    const int64_t parts = parts_of(&job), step = step_of(&job), taps = taps_of(&job);
+    job.pitch = larger(over(width, parts), over(columns, step)) + 1;
+    job.part = (larger(over(height, parts), over(rows, step)) + 1) * job.pitch;
+    job.distance = parts * parts * job.part;
+    job.group = larger(1, ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * sizeof(bf16)));
+    struct tile *tiles = room(rows * columns * sizeof(struct tile));
+    bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * taps * sizeof(bf16));
+    job.weight = packed, job.out_of_memory = tiles == NULL || packed == NULL;
+    if (!job.out_of_memory) {
+        plan(&job, tiles);
+        if (reversed)
+            pack_reversed(weight, taps, outputs, inputs, packed);
+        else
+            pack(weight, taps, inputs, outputs, packed);
+        on_threads(parallel, threads, convolve_groups, &job, &job.next);
+    }
     free(packed);
+    free(tiles);
     return job.out_of_memory;
+}
+
+/* The same with stride 1 and filters of 3x3 pixels. */
+int convolve(fork_join parallel, int64_t threads, int64_t images, int64_t height, int64_t width, int64_t inputs,
+             int64_t outputs, int64_t rows, int64_t columns, int64_t reversed, const bf16 *image, const float *weight,
+             const float *bias, bf16 *output) {
+    return strided_convolve(parallel, threads, images, height, width, inputs, outputs, rows, columns, 1, 3, reversed, 0,
+                            image, weight, bias, output);
 }
 
 /* Linux lets a process use the tiles once it has asked (Documentation/arch/x86/xstate.rst); 0: it may. */

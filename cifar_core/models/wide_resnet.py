@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cifar_core.models import shortcut
 from cifar_core.models.fused import norm_activation
 from cifar_core.models.layers import Conv3x3, Head, channels
 
@@ -48,5 +49,5 @@ class _Block(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         x = norm_activation(inputs, self.norm1, _RELU)
-        y: Tensor = self.conv2(norm_activation(self.conv1(x), self.norm2, _RELU))
-        return y + self.shortcut(x)  # type: ignore[no-any-return]
+        y, beside = shortcut.convolve(x, self.conv1, self.shortcut)
+        return self.conv2(norm_activation(y, self.norm2, _RELU)) + beside  # type: ignore[no-any-return]

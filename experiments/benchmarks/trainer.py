@@ -14,7 +14,7 @@ from cifar_core.budget import step_flops
 from cifar_core.data import Splits
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
-from cifar_core.models import conv3x3, fused, winograd
+from cifar_core.models import conv3x3, fused, shortcut, winograd
 from cifar_core.recipe import Recipe
 from cifar_core.training import EvalSchedule, TrainState, evenly, normalise, train
 from experiments.benchmarks import Line, data_to_train, without
@@ -110,7 +110,7 @@ def bench_algorithms(hardware: Hardware) -> Iterator[Line]:
     """Compare bare loops with and without our own algorithms, in turns."""
     data = data_to_train()
     ours = (
-        ("3x3 convolutions of our own", (conv3x3, winograd), conv3x3.is_available(hardware.dtype)),
+        ("3x3 convolutions of our own", (conv3x3, shortcut, winograd), conv3x3.is_available(hardware.dtype)),
         ("pool, norm and activation in one", (fused,), fused.is_available(hardware.dtype)),
     )
     for name, modules, here in ours:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from cifar_core.data import Split
 from cifar_core.data.data_set import CIFAR10
 from cifar_core.hardware import Hardware
-from cifar_core.models import build_model, conv3x3, fused, winograd
+from cifar_core.models import build_model, conv3x3, fused, shortcut, winograd
 from cifar_core.models.layers import draw_from
 from cifar_core.optim import build_optimizers
 from cifar_core.recipe import Recipe
@@ -77,7 +77,7 @@ def _usual_speed(recipe: Recipe, split: Split, hardware: Hardware) -> float:
         Pictures(split, augmented=True), recipe.batch_size, shuffle=True, num_workers=WORKERS
     )
     seen, started = 0, 0.0
-    with without(conv3x3, winograd, fused):
+    with without(conv3x3, shortcut, winograd, fused):
         for images, labels in loader:
             if not started and seen >= _WARM_UP:
                 started, seen = time.perf_counter(), 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -18,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cifar_core.hardware import has_amx
 from cifar_core.models import conv3x3, native
 from cifar_core.models.layers import Conv3x3
+from tests.cifar_core.models.emulated_amx import forget_the_processor, use_amx
 from tests.cifar_core.support import seeded
 
 NARROW = [(3, 16), (16, 32), (1, 5), (23, 8)]
@@ -28,12 +27,12 @@ TYPES = {"AMX": torch.bfloat16, "Winograd": torch.bfloat16, "fp32": torch.float3
 def algorithm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Use each algorithm in turn: two in bf16, one of which is emulated where there is no AMX, and one in fp32."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "AMX" and not conv3x3._is_amx_used():
-            source = emulated_amx(tmp_path_factory.mktemp("amx"))
-            patch.setattr(conv3x3, "_amx", lambda: native.load(source))
-        patch.setattr(conv3x3, "has_amx", lambda: request.param == "AMX")
-        forget_the_processor()
-        assert conv3x3._is_amx_used() == (request.param == "AMX")
+        if request.param == "AMX":
+            use_amx(patch, tmp_path_factory.mktemp("amx"))
+        else:
+            patch.setattr(conv3x3, "has_amx", lambda: False)
+            forget_the_processor()
+        assert (conv3x3.amx() is not None) == (request.param == "AMX")
         yield request.param
     forget_the_processor()
 
@@ -43,21 +42,6 @@ def kernels(algorithm: str) -> str:
     if not conv3x3.is_available(TYPES[algorithm]):
         pytest.skip("no bf16 here, or no C compiler")
     return algorithm
-
-
-def emulated_amx(folder: Path) -> Path:
-    """Write the C file of AMX, without its instructions, into `folder`, with the headers that it includes."""
-    ours, emulation = Path(conv3x3.__file__).parent, Path(__file__).with_name("emulated_amx.h")
-    for header in ours.glob("*.h"):
-        shutil.copy(header, folder)
-    source = folder / "conv3x3_emulated_amx.c"
-    source.write_text("".join(path.read_text(encoding="utf-8") for path in (emulation, ours / "conv3x3_amx.c")))
-    return source
-
-
-def forget_the_processor() -> None:
-    conv3x3._library.cache_clear()
-    conv3x3._is_amx_used.cache_clear()
 
 
 def leaves(images: int, channels: tuple[int, int], height: int, width: int) -> list[Tensor]:

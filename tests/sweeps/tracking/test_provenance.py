@@ -27,5 +27,5 @@ def test_the_kernels_that_train(
 ) -> None:
     for module in (fused, conv3x3):
         monkeypatch.setattr(module, "is_available", lambda dtype: compiled)
-    monkeypatch.setattr(conv3x3, "_is_amx_used", lambda: amx)
+    monkeypatch.setattr(conv3x3, "amx", lambda: object() if amx else None)
     assert provenance(CIFAR10, Hardware(torch.device(device), bf16), 2)["kernels"] == kernels
