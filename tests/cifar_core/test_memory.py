@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import resource
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -62,6 +64,7 @@ def test_the_memory_of_every_kind_of_gpu_is_released(monkeypatch: pytest.MonkeyP
 def test_freed_memory_is_reused_until_it_is_released() -> None:
     program = """
 import resource
+import shlex
 import torch
 from cifar_core.memory import keep_freed_memory, release_memory
 
@@ -83,3 +86,33 @@ for keep in (lambda: None, keep_freed_memory):
         faults, given_back = map(float, line.split())
         assert (faults < 0.01 * 40_000_000 / resource.getpagesize()) == kept
         assert (given_back > 39) == kept
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_tensors_lie_in_huge_pages() -> None:
+    program = """
+import torch
+from cifar_core.memory import keep_freed_memory
+
+keep_freed_memory()
+tensor = torch.zeros(30_000_000)
+middle = tensor.data_ptr() + tensor.nbytes // 2
+within = False
+for line in open("/proc/self/smaps"):
+    name, *values = line.split()
+    if not name.endswith(":"):
+        first, beyond = (int(address, 16) for address in name.split("-"))
+        within = first <= middle < beyond
+    elif within and name in ("Rss:", "VmFlags:"):
+        print(*values)
+"""
+    rss, flags = subprocess.check_output([sys.executable, "-c", program], text=True).splitlines()
+    assert "hg" in flags.split()  # MADV_HUGEPAGE: proc_pid_smaps(5)
+    assert int(rss.split()[0]) < 400_000  # kilobytes: what is asked for takes no memory until it is used
+
+
+def test_little_address_space_is_no_error() -> None:
+    program = "from cifar_core.memory import keep_freed_memory; keep_freed_memory(); print('went on')"
+    command = f"ulimit -v 3500000; exec {sys.executable} -c {shlex.quote(program)}"
+    assert subprocess.check_output(["bash", "-c", command], text=True) == "went on\n"
