@@ -24,10 +24,11 @@
 #define DEPTH 32        /* columns of bf16 of a tile: products that one instruction adds up */
 #define TILE_BF16 512   /* numbers of a tile of bf16 */
 #define TILE_FP32 256   /* numbers of a tile of fp32 */
-#define ROW_BYTES 32768 /* of a row that is convolved: it stays in the first cache */
+#define ROW_BYTES 262144 /* of a row that is convolved: it stays in the second cache, and weights serve all of it */
 #define SEGMENT 8       /* pixels of a line whose pairs and slopes stay in the first cache */
 #define IN_PANEL 256    /* channels of a panel of weights whose gradients stay in the second cache */
 #define OUT_PANEL 128
+#define SHARES 2        /* of the gradients of the weights at least: panels, or parts of the images */
 
 /* GCC does not know that the tile instructions read memory. */
 #define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
@@ -39,14 +40,14 @@ struct job {
     int64_t next;                                   /* image or panel that no thread has taken */
     int64_t pitch, part, distance;                  /* places of a line, of a part of an image, of an image */
     int64_t group;                                  /* images that are taken at once */
-    int64_t in_panel, out_panel;                    /* channels */
+    int64_t in_panel, out_panel, shares;            /* channels; parts of the images */
     int64_t reversed, adds;                         /* reversed: gradient of the inputs; adds: to what is there */
     int out_of_memory;                              /* the result is not complete */
     struct pass *passes;
-    const bf16 *image, *weight, *gradient;
-    const float *bias; /* null: none */
-    bf16 *output;
-    float *of_weight;
+    const bf16 *image, *gradient;
+    const float *weight, *bias; /* bias: null: none */
+    bf16 *packed, *output;      /* packed: the weights */
+    float *sums, *of_weight;
 };
 
 static inline int64_t over(int64_t number, int64_t divisor) { return (number + divisor - 1) / divisor; }
@@ -200,17 +201,40 @@ static inline void accumulate(const bf16 *slopes, const bf16 *more_slopes, const
     _tile_stored(3, sums + 3 * TILE_FP32, 64);
 }
 
-/* Write the sums (outputs / 32, inputs / 32, taps, 2, 2, 16, 16), whose channels are halves as in `pair`, in order. */
-static void write_panel(const float *sums, int64_t in, int64_t out, int64_t in_from, int64_t out_from,
-                        const struct job *job) {
+/* A panel of weights: channels of inputs and outputs, the first and their number. Its sums over a share of the images
+   are (outputs / 32, inputs / 32, taps, 2, 2, 16, 16); their channels are halves as in `pair`. */
+struct panel {
+    int64_t in_from, in, out_from, out;
+    float *sums; /* of the first share */
+};
+
+static inline int64_t panels_beside(const struct job *job) { return over(job->outputs, job->out_panel); }
+static inline int64_t panels_of(const struct job *job) { return over(job->inputs, job->in_panel) * panels_beside(job); }
+static inline int64_t panel_size(const struct job *job) { return taps_of(job) * job->in_panel * job->out_panel; }
+
+static struct panel panel_of(const struct job *job, int64_t number) {
+    struct panel panel = {.in_from = number / panels_beside(job) * job->in_panel,
+                          .out_from = number % panels_beside(job) * job->out_panel,
+                          .sums = job->sums + number * job->shares * panel_size(job)};
+    panel.in = smaller(job->in_panel, round_up(job->inputs, DEPTH) - panel.in_from);
+    panel.out = smaller(job->out_panel, round_up(job->outputs, DEPTH) - panel.out_from);
+    return panel;
+}
+
+/* Add the sums of all shares to those of the first, and write them in order. */
+static void write_panel(const struct job *job, struct panel panel) {
+    for (int64_t share = 1; share < job->shares; share++)
+        for (int64_t i = 0; i < taps_of(job) * panel.in * panel.out; i++)
+            panel.sums[i] += panel.sums[share * panel_size(job) + i];
+    const float *sums = panel.sums;
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    for (int64_t o = 0; o < out; o += DEPTH)
-        for (int64_t i = 0; i < in; i += DEPTH)
+    for (int64_t o = 0; o < panel.out; o += DEPTH)
+        for (int64_t i = 0; i < panel.in; i += DEPTH)
             for (int64_t tap = 0; tap < taps_of(job); tap++, sums += 4 * TILE_FP32)
                 for (int64_t row = 0; row < DEPTH; row++) {
-                    const int64_t output = out_from + o + row % TILE / 4 * 8 + row / TILE * 4 + row % 4;
-                    const int64_t input = in_from + i;
+                    const int64_t output = panel.out_from + o + row % TILE / 4 * 8 + row / TILE * 4 + row % 4;
+                    const int64_t input = panel.in_from + i;
                     if (output >= job->outputs)
                         continue;
                     const float *from = sums + row / TILE * 2 * TILE_FP32 + row % TILE * TILE;
@@ -247,31 +271,33 @@ static void sum_line(const struct job *job, int64_t y, int64_t in, int64_t out, 
     }
 }
 
-/* The gradient of a panel of weights: `in` input channels by `out` output channels, for all images. */
-static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_from, int64_t out) {
+static void sum_panel(struct job *job, struct panel panel, int64_t share) {
+    const int64_t in = panel.in, out = panel.out, groups = over(job->images, job->group);
+    const int64_t from = share * groups / job->shares * job->group;
+    const int64_t to = smaller((share + 1) * groups / job->shares * job->group, job->images);
+    float *sums = panel.sums + share * panel_size(job);
     const int64_t pair_size = pairs_of_line(job) * job->group * in, slope_size = job->columns * job->group * out;
     const int64_t reach = job->side / 2; /* of a filter, in lines */
     bf16 *pairs = zeros(3 * pair_size * sizeof(bf16)), *slopes = zeros(slope_size * sizeof(bf16));
-    float *sums = zeros(taps_of(job) * in * out * sizeof(float));
-    if (pairs == NULL || slopes == NULL || sums == NULL) {
+    if (pairs == NULL || slopes == NULL) {
         job->out_of_memory = 1;
         goto end;
     }
-    struct line line = {.width = job->width, .channels = smaller(in, job->inputs - in_from), .pixel_size = job->inputs,
+    struct line line = {.width = job->width, .channels = smaller(in, job->inputs - panel.in_from), .pixel_size = job->inputs,
                         .image_size = job->height * job->width * job->inputs};
-    struct line slope_line = {.width = job->columns, .channels = smaller(out, job->outputs - out_from),
+    struct line slope_line = {.width = job->columns, .channels = smaller(out, job->outputs - panel.out_from),
                               .pixel_size = job->outputs, .image_size = job->rows * job->columns * job->outputs};
-    for (int64_t first = 0; first < job->images; first += job->group) {
-        const bf16 *image = job->image + first * line.image_size + in_from;
-        const bf16 *gradient = job->gradient + first * slope_line.image_size + out_from;
-        line.images = slope_line.images = smaller(job->group, job->images - first);
+    for (int64_t image = from; image < to; image += job->group) {
+        const bf16 *images = job->image + image * line.image_size + panel.in_from;
+        const bf16 *gradients = job->gradient + image * slope_line.image_size + panel.out_from;
+        line.images = slope_line.images = smaller(job->group, to - image);
         for (int64_t y = 0, ready = 0; y < job->rows; y++) {
             const int64_t first = y * job->stride - reach, end = smaller(first + job->side, job->height);
             for (ready = larger(ready, first); ready < end; ready++) {
-                line.first = image + ready * line.width * line.pixel_size;
+                line.first = images + ready * line.width * line.pixel_size;
                 pair_line(job, &line, pairs + ready % 3 * pair_size);
             }
-            slope_line.first = gradient + y * slope_line.width * slope_line.pixel_size;
+            slope_line.first = gradients + y * slope_line.width * slope_line.pixel_size;
             transpose_line(&slope_line, job->group, slopes);
             const int64_t steps = in / DEPTH * (out / DEPTH) * taps_of(job) * job->columns * job->group / DEPTH;
             struct upcoming next = next_line(&line, ready < job->height, steps);
@@ -279,27 +305,26 @@ static void sum_panel(struct job *job, int64_t in_from, int64_t in, int64_t out_
             sum_line(job, y, in, out, slopes, pairs, sums, &next, &next_slopes);
         }
     }
-    write_panel(sums, in, out, in_from, out_from, job);
 end:
     free(pairs);
     free(slopes);
-    free(sums);
 }
 
 static void sum_panels(void *argument) {
     struct job *job = argument;
-    const int64_t inputs = round_up(job->inputs, DEPTH), outputs = round_up(job->outputs, DEPTH);
-    const int64_t beside = round_up(outputs, job->out_panel) / job->out_panel;
-    const int64_t panels = round_up(inputs, job->in_panel) / job->in_panel * beside;
     struct configuration before;
     use_tiles(&before);
-    int64_t panel;
-    while ((panel = take(&job->next, 1)) < panels) {
-        const int64_t in_from = panel / beside * job->in_panel, out_from = panel % beside * job->out_panel;
-        sum_panel(job, in_from, smaller(job->in_panel, inputs - in_from), out_from,
-                  smaller(job->out_panel, outputs - out_from));
-    }
+    int64_t taken;
+    while ((taken = take(&job->next, 1)) < panels_of(job) * job->shares)
+        sum_panel(job, panel_of(job, taken / job->shares), taken % job->shares);
     restore_tiles(&before);
+}
+
+static void write_panels(void *argument) {
+    struct job *job = argument;
+    int64_t taken;
+    while ((taken = take(&job->next, 1)) < panels_of(job))
+        write_panel(job, panel_of(job, taken));
 }
 
 /* ---- The work, on all threads ---- */
@@ -317,12 +342,18 @@ int strided_gradient_of_weight(fork_join parallel, int64_t threads, int64_t imag
     job.image = image, job.gradient = gradient, job.of_weight = of_weight;
     job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
     job.out_panel = smaller(round_up(outputs, DEPTH), OUT_PANEL);
-    while (round_up(inputs, job.in_panel) / job.in_panel * (round_up(outputs, job.out_panel) / job.out_panel) < threads
-           && larger(job.in_panel, job.out_panel) > DEPTH) { /* a panel for each thread */
+    job.shares = smaller(larger(1, SHARES / panels_of(&job)), over(images, job.group)); /* for any number of threads */
+    while (panels_of(&job) * job.shares < threads && larger(job.in_panel, job.out_panel) > DEPTH) {
         int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
         *panel = round_up(*panel / 2, DEPTH);
     }
-    on_threads(parallel, threads, sum_panels, &job, &job.next);
+    job.sums = zeros(panels_of(&job) * job.shares * panel_size(&job) * sizeof(float));
+    job.out_of_memory = job.sums == NULL;
+    if (!job.out_of_memory) {
+        on_threads(parallel, threads, sum_panels, &job, &job.next);
+        on_threads(parallel, threads, write_panels, &job, &job.next);
+    }
+    free(job.sums);
     return job.out_of_memory;
 }
 
@@ -447,6 +478,7 @@ static inline void write_rows(const struct block *block, int64_t quarter, int64_
 static inline void multiply(const struct pass *pass, const bf16 *const start[2], int64_t places, int64_t depths,
                             const bf16 *weights, struct block *block, const struct block *before, int64_t outputs,
                             struct upcoming *next) {
+    const int two = block->pixels[1] != NULL;
     MEMORY_IS_READ;
     _tile_zero(0);
     _tile_zero(1);
@@ -461,9 +493,11 @@ static inline void multiply(const struct pass *pass, const bf16 *const start[2],
             _tile_loadd(7, weight + TILE_BF16, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, start[1] + place, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+            if (two) {
+                _tile_loadd(5, start[1] + place, 64);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
         }
         for (const int64_t end = i + 1 < pass->taps ? smaller(i + 1, 8) : 8; quarter < end; quarter++)
             write_rows(before, quarter, outputs);
@@ -496,10 +530,10 @@ static void convolve_with(struct job *job, bf16 *row, int64_t places) {
             const int64_t channel = work / passes * DEPTH;
             const struct pass *pass = &job->passes[work % passes];
             const int64_t count = images * pass->tiles;
-            const bf16 *weights = job->weight + channel * taps_of(job) * inputs;
+            const bf16 *weights = job->packed + channel * taps_of(job) * inputs;
             for (int64_t i = 0; i < count; i += 2) {
                 const bf16 *start[2];
-                for (int64_t j = 0; j < 2; j++) { /* the last one may have no second: it is computed twice */
+                for (int64_t j = 0; j < 2; j++) { /* the last one may have no second */
                     const int64_t number = smaller(i + j, count - 1), image = number / pass->tiles;
                     const struct tile *tile = &pass->tile[number % pass->tiles];
                     start[j] = row + (image * job->distance + tile->place) * DEPTH;
@@ -538,8 +572,11 @@ static void convolve_groups(void *argument) {
 /* ---- Weights ---- */
 
 /* Weights (outputs, taps, inputs) as tiles (outputs / 32, taps, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
-static void pack(const float *weight, int64_t taps, int64_t inputs, int64_t outputs, bf16 *packed) {
-    for (int64_t block = 0; block < outputs; block += DEPTH)
+static void pack(void *argument) {
+    struct job *job = argument;
+    const int64_t taps = taps_of(job), inputs = job->inputs;
+    for (int64_t block; (block = take(&job->next, DEPTH)) < job->outputs;) {
+        bf16 *packed = job->packed + block * taps * round_up(inputs, DEPTH);
         for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t input = 0; input < inputs; input += DEPTH)
                 for (int64_t half = 0; half < 2; half++, packed += TILE_BF16) {
@@ -547,8 +584,8 @@ static void pack(const float *weight, int64_t taps, int64_t inputs, int64_t outp
 #pragma GCC unroll 16
                     for (int64_t i = 0; i < 16; i++) {
                         const int64_t output = block + half * TILE + i;
-                        const float *from = weight + (output * taps + tap) * inputs + input;
-                        const int64_t count = output < outputs ? inputs - input : 0;
+                        const float *from = job->weight + (output * taps + tap) * inputs + input;
+                        const int64_t count = output < job->outputs ? inputs - input : 0;
                         const __m512 low = _mm512_maskz_loadu_ps(first_16(count), from);
                         const __m512 high = _mm512_maskz_loadu_ps(first_16(count - TILE), from + TILE);
                         v[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
@@ -558,25 +595,30 @@ static void pack(const float *weight, int64_t taps, int64_t inputs, int64_t outp
                     for (int64_t i = 0; i < 16; i++)
                         _mm512_store_si512(packed + i * DEPTH, v[i]);
                 }
+    }
 }
 
 static inline __m512i rounded(const float *from, int64_t count) {
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_16(count), from)));
 }
 
-/* The same weights for the gradient of the inputs: (inputs / 32, taps, outputs / 32, 2, 16, 16, 2). */
-static void pack_reversed(const float *weight, int64_t taps, int64_t inputs, int64_t outputs, bf16 *packed) {
-    for (int64_t block = 0; block < inputs; block += DEPTH)
+/* The same of weights (inputs, taps, outputs), for the gradient of the inputs. */
+static void pack_reversed(void *argument) {
+    struct job *job = argument;
+    const int64_t taps = taps_of(job), outputs = job->outputs;
+    for (int64_t block; (block = take(&job->next, DEPTH)) < outputs;) {
+        bf16 *packed = job->packed + block * taps * round_up(job->inputs, DEPTH);
         for (int64_t tap = 0; tap < taps; tap++)
-            for (int64_t output = 0; output < outputs; output += DEPTH)
+            for (int64_t input = 0; input < job->inputs; input += DEPTH)
                 for (int64_t half = 0; half < 2; half++)
-                    for (int64_t i = output; i < output + DEPTH; i += 2, packed += DEPTH) {
-                        const int64_t input = block + half * TILE;
-                        const float *from = weight + (i * taps + tap) * inputs + input;
-                        const __m512i one = rounded(from, i < outputs ? inputs - input : 0);
-                        const __m512i next = rounded(from + taps * inputs, i + 1 < outputs ? inputs - input : 0);
+                    for (int64_t i = input; i < input + DEPTH; i += 2, packed += DEPTH) {
+                        const int64_t output = block + half * TILE;
+                        const float *from = job->weight + (i * taps + tap) * outputs + output;
+                        const __m512i one = rounded(from, i < job->inputs ? outputs - output : 0);
+                        const __m512i next = rounded(from + taps * outputs, i + 1 < job->inputs ? outputs - output : 0);
                         _mm512_store_si512(packed, _mm512_or_si512(one, _mm512_slli_epi32(next, 16)));
                     }
+    }
 }
 
 /* What Python calls, as above.
@@ -591,24 +633,23 @@ int strided_convolve(fork_join parallel, int64_t threads, int64_t images, int64_
     struct pass passes[4];
     struct job job = {.images = images, .height = height, .width = width, .inputs = inputs, .outputs = outputs,
                       .rows = rows, .columns = columns, .stride = stride, .side = side, .reversed = reversed,
-                      .adds = adds, .passes = passes, .image = image, .bias = bias, .output = output};
-    const int64_t parts = parts_of(&job), step = step_of(&job), taps = taps_of(&job);
+                      .adds = adds, .passes = passes, .image = image, .weight = weight, .bias = bias,
+                      .output = output};
+    const int64_t parts = parts_of(&job), step = step_of(&job);
     job.pitch = larger(over(width, parts), over(columns, step)) + 1;
     job.part = (larger(over(height, parts), over(rows, step)) + 1) * job.pitch;
     job.distance = parts * parts * job.part;
-    job.group = larger(1, ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * sizeof(bf16)));
+    const int64_t most = ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * sizeof(bf16));
+    job.group = larger(1, smaller(most, over(images, 2 * threads)));
     struct tile *tiles = room(rows * columns * sizeof(struct tile));
-    bf16 *packed = zeros(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * taps * sizeof(bf16));
-    job.weight = packed, job.out_of_memory = tiles == NULL || packed == NULL;
+    job.packed = room(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * taps_of(&job) * sizeof(bf16));
+    job.out_of_memory = tiles == NULL || job.packed == NULL;
     if (!job.out_of_memory) {
         plan(&job, tiles);
-        if (reversed)
-            pack_reversed(weight, taps, outputs, inputs, packed);
-        else
-            pack(weight, taps, inputs, outputs, packed);
+        on_threads(parallel, threads, reversed ? pack_reversed : pack, &job, &job.next);
         on_threads(parallel, threads, convolve_groups, &job, &job.next);
     }
-    free(packed);
+    free(job.packed);
     free(tiles);
     return job.out_of_memory;
 }
