@@ -20,15 +20,17 @@
 
 #include "vectors.h"
 
-#define TILE 16         /* rows of a tile; also its columns of fp32 */
-#define DEPTH 32        /* columns of bf16 of a tile: products that one instruction adds up */
-#define TILE_BF16 512   /* numbers of a tile of bf16 */
-#define TILE_FP32 256   /* numbers of a tile of fp32 */
-#define ROW_BYTES 262144 /* of a row that is convolved: it stays in the second cache, and weights serve all of it */
-#define SEGMENT 8       /* pixels of a line whose pairs and slopes stay in the first cache */
-#define IN_PANEL 256    /* channels of a panel of weights whose gradients stay in the second cache */
+#define TILE 16              /* rows of a tile; also its columns of fp32 */
+#define DEPTH 32             /* columns of bf16 of a tile: products that one instruction adds up */
+#define TILE_BF16 512        /* numbers of a tile of bf16 */
+#define TILE_FP32 256        /* numbers of a tile of fp32 */
+#define ROW_BYTES 32768      /* of a row that is convolved: it stays in the first cache */
+#define LONG_ROW_BYTES 262144 /* where the weights do not stay in the second: they are read once for each row */
+#define WEIGHT_BYTES 1572864 /* that stay in the second cache */
+#define SEGMENT 8            /* pixels of a line whose pairs and slopes stay in the first cache */
+#define IN_PANEL 256         /* channels of a panel of weights whose gradients stay in the second cache */
 #define OUT_PANEL 128
-#define SHARES 2        /* of the gradients of the weights at least: panels, or parts of the images */
+#define SHARES 2             /* of the gradients of the weights, at least: panels, or parts of the images */
 
 /* GCC does not know that the tile instructions read memory. */
 #define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
@@ -639,10 +641,12 @@ int strided_convolve(fork_join parallel, int64_t threads, int64_t images, int64_
     job.pitch = larger(over(width, parts), over(columns, step)) + 1;
     job.part = (larger(over(height, parts), over(rows, step)) + 1) * job.pitch;
     job.distance = parts * parts * job.part;
-    const int64_t most = ROW_BYTES / (job.distance * round_up(inputs, DEPTH) * sizeof(bf16));
-    job.group = larger(1, smaller(most, over(images, 2 * threads)));
+    const int64_t weight_bytes = round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * taps_of(&job) * sizeof(bf16);
+    const int64_t row_bytes = weight_bytes > WEIGHT_BYTES ? LONG_ROW_BYTES : ROW_BYTES;
+    const int64_t most = row_bytes / (job.distance * round_up(inputs, DEPTH) * sizeof(bf16));
+    job.group = larger(1, smaller(most, over(images, 2 * threads))); /* each thread gets some */
     struct tile *tiles = room(rows * columns * sizeof(struct tile));
-    job.packed = room(round_up(inputs, DEPTH) * round_up(outputs, DEPTH) * taps_of(&job) * sizeof(bf16));
+    job.packed = room(weight_bytes);
     job.out_of_memory = tiles == NULL || job.packed == NULL;
     if (!job.out_of_memory) {
         plan(&job, tiles);
