@@ -7,8 +7,9 @@
    before the next. The unit multiplies a tile of 16 places by 16 channels; outputs at places between the lines are
    dropped. A row is kept as (channels / 32, places, 32), so that every tile of it is one block of memory.
 
-   With stride 2 the pixels with even and with odd coordinates are images of their own, four in all, so that neighbouring
-   outputs still read neighbouring places. In the gradient of the inputs each of the four is a sum over some of the taps.
+   With stride 2 the pixels with even and with odd coordinates are images of their own, four in all, so that
+   neighbouring outputs still read neighbouring places. In the gradient of the inputs each of the four is a sum over
+   some of the taps.
 
    Gradient of the weights: a tile holds one pixel of 32 images, whose products are added up at once. Pixels beyond the
    edge are left out.
@@ -20,17 +21,17 @@
 
 #include "vectors.h"
 
-#define TILE 16              /* rows of a tile; also its columns of fp32 */
-#define DEPTH 32             /* columns of bf16 of a tile: products that one instruction adds up */
-#define TILE_BF16 512        /* numbers of a tile of bf16 */
-#define TILE_FP32 256        /* numbers of a tile of fp32 */
-#define ROW_BYTES 32768      /* of a row that is convolved: it stays in the first cache */
+#define TILE 16               /* rows of a tile; also its columns of fp32 */
+#define DEPTH 32              /* columns of bf16 of a tile: products that one instruction adds up */
+#define TILE_BF16 512         /* numbers of a tile of bf16 */
+#define TILE_FP32 256         /* numbers of a tile of fp32 */
+#define ROW_BYTES 32768       /* of a row that is convolved: it stays in the first cache */
 #define LONG_ROW_BYTES 262144 /* where the weights do not stay in the second: they are read once for each row */
-#define WEIGHT_BYTES 1572864 /* that stay in the second cache */
-#define SEGMENT 8            /* pixels of a line whose pairs and slopes stay in the first cache */
-#define IN_PANEL 256         /* channels of a panel of weights whose gradients stay in the second cache */
+#define WEIGHT_BYTES 1572864  /* that stay in the second cache */
+#define SEGMENT 8             /* pixels of a line whose pairs and slopes stay in the first cache */
+#define IN_PANEL 256          /* channels of a panel of weights whose gradients stay in the second cache */
 #define OUT_PANEL 128
-#define SHARES 2             /* of the gradients of the weights, at least: panels, or parts of the images */
+#define SHARES 2              /* of the gradients of the weights, at least: panels, or parts of the images */
 
 /* GCC does not know that the tile instructions read memory. */
 #define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
@@ -141,7 +142,7 @@ static struct upcoming next_line(const struct line *line, int there, int64_t ste
     return upcoming(line->first + numbers, there ? numbers : 0, line->image_size, line->images, steps);
 }
 
-/* Pixels of a line in the order in which they stand in tiles: with stride 2 those with even numbers, then the others. */
+/* Pixels of a line in the order in which they stand in tiles: with stride 2 those with even numbers come first. */
 static inline int64_t pixels_of_part(const struct job *job) { return over(job->width, job->stride); }
 static inline int64_t pairs_of_line(const struct job *job) { return job->stride * pixels_of_part(job); }
 
@@ -285,8 +286,8 @@ static void sum_panel(struct job *job, struct panel panel, int64_t share) {
         job->out_of_memory = 1;
         goto end;
     }
-    struct line line = {.width = job->width, .channels = smaller(in, job->inputs - panel.in_from), .pixel_size = job->inputs,
-                        .image_size = job->height * job->width * job->inputs};
+    struct line line = {.width = job->width, .channels = smaller(in, job->inputs - panel.in_from),
+                        .pixel_size = job->inputs, .image_size = job->height * job->width * job->inputs};
     struct line slope_line = {.width = job->columns, .channels = smaller(out, job->outputs - panel.out_from),
                               .pixel_size = job->outputs, .image_size = job->rows * job->columns * job->outputs};
     for (int64_t image = from; image < to; image += job->group) {
@@ -376,10 +377,10 @@ struct tile {
 
 /* Outputs that are sums over the same taps: all, or in the gradient of the inputs every `step`th of a line. */
 struct pass {
-    int64_t step, top, left;            /* top, left: of the first */
-    int64_t taps, tap[TAPS];            /* which ones */
-    int64_t from[TAPS];                 /* where they read, in places from the output's own */
-    int64_t tiles;                      /* that cover the outputs of an image */
+    int64_t step, top, left; /* top, left: of the first */
+    int64_t taps, tap[TAPS]; /* which ones */
+    int64_t from[TAPS];      /* where they read, in places from the output's own */
+    int64_t tiles;           /* that cover the outputs of an image */
     struct tile *tile;
 };
 
@@ -416,8 +417,8 @@ static void plan(const struct job *job, struct tile *tile) {
             if (job->reversed && (down.part != pass->top || right.part != pass->left))
                 continue;
             const int64_t part = job->reversed ? 0 : down.part * job->stride + right.part;
-            pass->from[pass->taps] =
-                part * job->part + (1 + sign * down.whole) * job->pitch + 1 + sign * right.whole;
+            const int64_t lines = 1 + sign * down.whole, places = 1 + sign * right.whole;
+            pass->from[pass->taps] = part * job->part + lines * job->pitch + places;
             pass->tap[pass->taps++] = tap;
         }
         if (pass->taps)
@@ -573,7 +574,7 @@ static void convolve_groups(void *argument) {
 
 /* ---- Weights ---- */
 
-/* Weights (outputs, taps, inputs) as tiles (outputs / 32, taps, inputs / 32, 2, 16, 16, 2) of pairs of input channels. */
+/* Weights (outputs, taps, inputs) as tiles (outputs / 32, taps, inputs / 32, 2, 16, 16, 2) of pairs of inputs. */
 static void pack(void *argument) {
     struct job *job = argument;
     const int64_t taps = taps_of(job), inputs = job->inputs;
