@@ -345,7 +345,7 @@ int strided_gradient_of_weight(fork_join parallel, int64_t threads, int64_t imag
     job.image = image, job.gradient = gradient, job.of_weight = of_weight;
     job.in_panel = smaller(round_up(inputs, DEPTH), IN_PANEL);
     job.out_panel = smaller(round_up(outputs, DEPTH), OUT_PANEL);
-    job.shares = smaller(larger(1, SHARES / panels_of(&job)), over(images, job.group)); /* for any number of threads */
+    job.shares = larger(1, smaller(SHARES / panels_of(&job), over(images, job.group))); /* for any number of threads */
     while (panels_of(&job) * job.shares < threads && larger(job.in_panel, job.out_panel) > DEPTH) {
         int64_t *panel = job.out_panel >= job.in_panel ? &job.out_panel : &job.in_panel;
         *panel = round_up(*panel / 2, DEPTH);

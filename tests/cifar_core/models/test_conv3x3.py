@@ -149,6 +149,17 @@ def test_no_gradient_is_computed_that_nobody_asked_for(kernels: str) -> None:
     assert not conv3x3.convolve(inputs.detach(), weight.detach(), None, 5, 5).requires_grad
 
 
+def test_of_no_images_the_gradients_are_zero(algorithm: str) -> None:
+    layer, images = Conv3x3(32, 64), torch.zeros(0, 32, 8, 8, requires_grad=True)
+    with precision(algorithm):
+        layer(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.shape == images.shape
+    for each in layer.parameters():
+        assert each.grad is not None
+        assert not each.grad.any()
+
+
 def test_without_memory_for_its_buffers_it_raises(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native.Library, "call", lambda self, *arguments: 1)  # as the C functions do then
     with pytest.raises(MemoryError, match=r"^a convolution found no memory for its buffers$"):
